@@ -1,0 +1,69 @@
+# Needs make, pip and Python >= 3.11; the first target that needs .venv makes it.
+#   make setup PYTHON=python3.12                     with another Python
+#   make setup PIP_ARGS="--find-links DIR"           more words for pip: on Linux the public index gives torch's CUDA build;
+#                                                    for the small CPU build, name a folder or an extra index that has it
+#   make test WORKERS=0                              tests in one process
+PYTHON   ?= python3
+PIP_ARGS ?=
+WORKERS  ?= 2
+ARGS     ?= experiment=first_run
+
+bin    := .venv/bin
+# One thread in each worker: two workers of two threads each are slower than this on two cores.
+pytest := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(bin)/python -m pytest
+
+define new_enough
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
+endef
+
+.PHONY: help setup run test check lint types mutants test-cuda lock clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.stamp  ## make .venv with the pinned packages; again only when pyproject.toml or constraints.txt changes
+
+run: .venv/.stamp  ## python run.py experiment=first_run, or what ARGS="..." says
+	@$(bin)/python run.py $(ARGS)
+
+test: lint types  ## everything that must be green: lint, types, all tests
+	$(pytest) -n $(WORKERS)
+
+check: lint types  ## the same without the slow tests
+	$(pytest) -n $(WORKERS) -m "not slow and not cuda"
+
+lint: .venv/.stamp  ## ruff: rules and format
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+types: .venv/.stamp  ## mypy, strict
+	$(bin)/mypy
+
+mutants: .venv/.stamp  ## break the code line by line; every break must turn a test red
+	$(bin)/python tests/mutants/run.py
+
+test-cuda: .venv/.stamp  ## the tests that need a CUDA device
+	$(pytest) -m cuda
+
+lock:  ## resolve the newest allowed packages in a fresh environment and pin them in constraints.txt
+	@$(new_enough)
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -e ".[dev]"
+	@{ sed '/^[^#]/,$$d' constraints.txt; \
+	   build/lock/bin/python -m pip freeze --all --exclude-editable --exclude pip \
+	   | sed -E -e '/^(nvidia|cuda|triton)/d' -e '/^torch==/s/\+.*//'; } > build/lock.txt
+	@! grep -n '@ ' build/lock.txt  # a file or an address instead of a version is of no use elsewhere
+	@mv build/lock.txt constraints.txt && rm -rf build/lock
+	@echo "constraints.txt pins $$(grep -c == constraints.txt) packages"
+
+clean:  ## remove caches and build leftovers; .venv and outputs/ stay
+	@rm -rf build dist multirun .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find sparsity tests experiments -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.stamp: pyproject.toml constraints.txt
+	@$(new_enough)
+	@echo "setting up .venv (several minutes the first time: torch is large)"
+	@$(PYTHON) -m venv .venv
+	@$(bin)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,5 @@
+"""What the survivors become, given the mask, one corrector a file. A corrector sees the dense layer, so any goes with any method."""
+
+from .none import NoCorrection
+
+__all__ = ["NoCorrection"]

@@ -1,0 +1,18 @@
+"""The survivors stay what the method made of them: the control of every corrector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..core import Layer, Pruned, Site, Stats
+
+
+@dataclass(frozen=True)
+class NoCorrection:
+    def needs(self, site: Site) -> tuple[()]:
+        return ()
+
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Tensor:
+        return pruned.weight_OI

@@ -1,0 +1,134 @@
+"""Text of a dataset repository on the Hugging Face hub, named by repository, revision and file.
+
+Files, not configurations and splits: a file at a revision is what the hub actually stores. `load_dataset(REPOSITORY, ...)`
+would read the repository's card first and compare what was loaded with it, which fails when one file of C4 was asked for
+(datasets issues 6746, 7728), and it refuses PTB outright, whose repository is a loading script. `datasets` reads the file.
+
+`repo` may also be a local folder with the repository's layout: a clone, or what `hf download` wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sparsity.core import UserError
+from sparsity.datasets.base import hashes
+from sparsity.datasets.files import string_of
+
+INSTEAD = "Or use local text: dataset=text dataset.calibration=FILE dataset.evaluation=FILE, or dataset=pydocs."
+
+
+@dataclass(frozen=True)
+class HubText:
+    repo: str  # OWNER/NAME, or a local folder with the same layout
+    revision: str  # commit, tag or branch of the repository; a local folder has none
+    calibration: str  # file in the repository: .parquet, .json, .jsonl; may end in .gz
+    evaluation: str  # another file
+    calibration_documents: int | None  # the first rows of the file; None is all of them
+    evaluation_documents: int | None
+    field: str  # the column that holds the text
+    separator: str  # between rows
+    streaming: (
+        bool  # True reads no more of the file than it needs, from the network every time; False keeps a copy of it
+    )
+
+    def check(self) -> None:
+        if self.calibration == self.evaluation:
+            raise UserError(
+                f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured on what "
+                "was calibrated on. Give two different files."
+            )
+        for name in ("calibration_documents", "evaluation_documents"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise UserError(f"dataset.{name} is {limit}. Expected at least 1, or null for all.")
+        from huggingface_hub.constants import is_offline_mode
+
+        if (
+            Path(self.repo).expanduser().is_dir() or is_offline_mode()
+        ):  # without the network, whether a file is there is cheap
+            for file in (self.calibration, self.evaluation):
+                _locate(self, file)
+        elif self.repo.count("/") != 1 or self.repo.startswith(("/", "~", ".")):
+            raise UserError(
+                f"dataset.repo={self.repo} is not a folder here. Expected one, or OWNER/NAME on the hub; check it for typing errors."
+            )
+
+    def calibration_text(self) -> str:
+        return _text(self, self.calibration, self.calibration_documents)
+
+    def evaluation_text(self) -> str:
+        return _text(self, self.evaluation, self.evaluation_documents)
+
+    def describe(self) -> dict[str, str]:
+        # A branch may move: the hashes say what was read.
+        return {
+            "name": "hub",
+            "repo": self.repo,
+            "revision": self.revision,
+            "calibration": f"{self.calibration} ({self.calibration_documents or 'all'} documents)",
+            "evaluation": f"{self.evaluation} ({self.evaluation_documents or 'all'} documents)",
+            **hashes(self),
+        }
+
+
+def _locate(source: HubText, file: str) -> str:
+    """Where `file` can be read: a path, or the address of a stream. Downloads it unless it is here, or streamed."""
+    folder = Path(source.repo).expanduser()
+    if folder.is_dir():
+        if not (folder / file).is_file():
+            raise UserError(
+                f"The folder {folder} has no file {file}. Expected the layout of the hub's repository; download the file there."
+            )
+        return str(folder / file)
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.constants import is_offline_mode
+
+    what = f"{file} of {source.repo} at {source.revision}"
+    if source.streaming:
+        if is_offline_mode():
+            raise UserError(
+                f"HF_HUB_OFFLINE=1 forbids streaming {what}. Expected a network: unset it. Or set dataset.streaming=false where "
+                f"the file was downloaded before. {INSTEAD}"
+            )
+        return f"hf://datasets/{source.repo}@{quote(source.revision, safe='')}/{file}"
+    try:
+        return hf_hub_download(source.repo, file, repo_type="dataset", revision=source.revision)
+    except Exception as error:  # the hub's failures have no common base: OSError, ValueError, httpx.HTTPError
+        raise UserError(
+            f"Cannot fetch {what} ({type(error).__name__}). Expected it on the hub, or in the local copy of the hub when offline. "
+            f"Check the network, HF_HUB_OFFLINE and the names; dataset.repo may be a local folder with the same layout. {INSTEAD}"
+        ) from error
+
+
+@lru_cache(maxsize=2)  # a run asks for each text twice: to tokenise it, and to pin its hash
+def _text(source: HubText, file: str, documents: int | None) -> str:
+    where = _locate(source, file)
+    kind = "parquet" if file.endswith(".parquet") else "json"
+    try:
+        rows = _rows(kind, where, documents)
+    except Exception as error:  # network, compression, format: again without a common base
+        raise UserError(
+            f"Cannot read {where} as {kind} ({type(error).__name__}: {error}). Expected the file as the hub has it; check the "
+            f"network, or fetch it again. {INSTEAD}"
+        ) from error
+    if len(rows) < (documents or 1):
+        raise UserError(
+            f"{where} has {len(rows)} documents. Expected {documents or 'at least 1'}; ask for fewer, or null for all."
+        )
+    return source.separator.join(
+        string_of(row, source.field, f"{where}, row {i}") for i, row in enumerate(rows, start=1)
+    )
+
+
+def _rows(kind: str, where: str, documents: int | None) -> list[dict[str, Any]]:
+    from datasets import load_dataset
+
+    # A stream even over a local file: otherwise `datasets` first writes a copy of the whole file as an Arrow table.
+    return list(islice(load_dataset(kind, data_files={"rows": where}, split="rows", streaming=True), documents))

@@ -1,0 +1,52 @@
+"""Text to token ids, and ids to sequences: random ones to calibrate on, consecutive ones to evaluate on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsity.core import UserError
+
+
+def tokenise(text: str, tokenizer: Callable[..., Any]) -> Tensor:
+    """The ids (N,) of one tokenizer call with its defaults, whatever the length.
+
+    One call, because ids of pieces put together are not ids of the whole: tokens span the cuts, and each piece would get
+    its own first token.
+    """
+    # `verbose=False` drops the warning that the text exceeds the model's length: it is cut into sequences afterwards.
+    return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.int64)
+
+
+def sample(ids_N: Tensor, num_sequences: int, seqlen: int, generator: torch.Generator) -> Tensor:
+    """Sequences (B, T) at independent starts, uniform in [0, N - T]. They may overlap, as in the papers."""
+    _positive(num_sequences=num_sequences, seqlen=seqlen)
+    if len(ids_N) < num_sequences * seqlen:
+        raise UserError(
+            f"The calibration text has {len(ids_N):,} tokens. Expected at least {num_sequences} sequences x {seqlen} tokens = "
+            f"{num_sequences * seqlen:,}. Ask for fewer or shorter sequences, or give a longer text."
+        )
+    starts_B = torch.randint(len(ids_N) - seqlen + 1, (num_sequences,), generator=generator)
+    return ids_N.unfold(0, seqlen, 1)[starts_B]
+
+
+def windows(ids_N: Tensor, seqlen: int, limit: int | None) -> Tensor:
+    """Consecutive sequences (B, T): window i is ids[i*T : (i+1)*T], the incomplete tail is dropped; the first `limit` of them."""
+    _positive(seqlen=seqlen, limit=1 if limit is None else limit)
+    found = len(ids_N) // seqlen
+    asked = max(found, 1) if limit is None else limit
+    if found < asked:
+        raise UserError(
+            f"The evaluation text has {len(ids_N):,} tokens, which are {found} windows of {seqlen}. Expected at least {asked}. "
+            "Ask for fewer or shorter windows, or give a longer text."
+        )
+    return ids_N[: asked * seqlen].view(asked, seqlen)
+
+
+def _positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name} is {number}. Expected at least 1; set it higher.")

@@ -1,0 +1,5 @@
+"""What pruning cost, one evaluator a file. Each sees the dense model before and the pruned one after."""
+
+from .perplexity import Perplexity
+
+__all__ = ["Perplexity"]

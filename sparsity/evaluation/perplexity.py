@@ -1,0 +1,76 @@
+"""Perplexity = exp(mean NLL) over non-overlapping windows of the evaluation text, in nats per predicted token.
+
+Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at the
+end is dropped. Perplexities compare only at one window length. Every window's NLL is kept, so two models can be compared in pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..core import Measured, Model, UserError
+from ..datasets.tokens import windows
+
+
+def nll(model: Model, ids_BT: Tensor) -> Tensor:
+    """Mean negative log-likelihood per predicted token of each sequence, float64 (B,) on the CPU. Logits are read in float32."""
+    logits_BTV = model.logits(ids_BT)
+    targets_BT = ids_BT.to(logits_BTV.device)
+    rows = [  # one sequence at a time: the float32 copy and the log-softmax are as large as its logits
+        functional.cross_entropy(logits_TV[:-1].float(), target_T[1:])
+        for logits_TV, target_T in zip(logits_BTV, targets_BT, strict=True)
+    ]
+    return torch.stack(rows).double().cpu()
+
+
+def perplexity(nll_W: Tensor) -> float:
+    """exp(mean) of the windows' mean NLLs; the windows predict equally many tokens."""
+    return nll_W.mean().exp().item()
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    seqlen: int  # tokens in a window
+    windows: int | None  # the first so many windows; None: all
+    batch_size: int  # windows in one forward pass
+
+    def __post_init__(self) -> None:
+        if self.seqlen < 2 or self.batch_size < 1 or (self.windows is not None and self.windows < 1):
+            raise UserError(f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all")
+
+    def check(self, ids_N: Tensor) -> None:
+        windows(ids_N, self.seqlen, self.windows)
+
+    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+        return {"nll": self._nll(dense, ids_N, "dense")}
+
+    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+        dense_W, pruned_W = reference["nll"], self._nll(pruned, ids_N, "pruned")
+        summary = {
+            "dense": perplexity(dense_W),
+            "pruned": perplexity(pruned_W),
+            "seqlen": self.seqlen,
+            "windows": len(dense_W),
+            "tokens": len(dense_W) * (self.seqlen - 1),
+        }
+        rows = [
+            {"window": i, "tokens": self.seqlen - 1, "nll_dense": dense, "nll_pruned": after}
+            for i, (dense, after) in enumerate(zip(dense_W.tolist(), pruned_W.tolist(), strict=True))
+        ]
+        return Measured(summary, "windows", rows)
+
+    def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
+        ids_WT = windows(ids_N, self.seqlen, self.windows)
+        nll_W = torch.cat([nll(model, ids_BT) for ids_BT in ids_WT.split(self.batch_size)])
+        if not nll_W.isfinite().all():
+            first = int((~nll_W.isfinite()).nonzero()[0])
+            raise UserError(
+                f"the {which} model's NLL on evaluation window {first} is {nll_W[first].item()}: expected a finite number. "
+                f"Try dtype=float32, or check the model's weights"
+            )
+        return nll_W

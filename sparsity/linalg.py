@@ -1,0 +1,102 @@
+"""Pure tensor functions behind the methods: the layer loss, damped factors of the Gram matrix, the OBS sweep.
+
+Layer loss of W against the dense W0 with G = X'X:   L(W) = tr((W - W0) G (W - W0)') = ||X (W - W0)'||_F^2.
+Reported relative to removing everything: sqrt(L(W) / L(0)), in [0, inf); 0 is the dense layer.
+
+Nothing here branches on data: every function runs on `meta` tensors, so it computes on the device of its inputs. The one place
+that must look at data, the retry after a failed Cholesky, is `escalate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in: float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
+    """tr(D G D') of a change D, a scalar in the dtype of G. O(O I^2)."""
+    change_OI = change_OI.to(gram_II.dtype)
+    return ((change_OI @ gram_II) * change_OI).sum()
+
+
+def relative_error(gram_II: Tensor, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
+    """sqrt(L(W) / L(0)); NaN where the layer's output is zero on all calibration text. Never negative under rounding."""
+    change_OI = weight_OI.to(gram_II.dtype) - dense_OI.to(gram_II.dtype)
+    return (layer_loss(gram_II, change_OI).clamp(min=0) / layer_loss(gram_II, dense_OI)).sqrt()
+
+
+class Factor(NamedTuple):
+    """`factor_II` is upper triangular with U'U = (G + damp * mean(diag G) * I)^-1."""
+
+    factor_II: Tensor
+    damp: float
+
+
+def damped(gram_II: Tensor, damp: float) -> Tensor:
+    """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations."""
+    damped_II = gram_II.clone()
+    damped_II.diagonal().add_(damp * gram_II.diagonal().mean())
+    return damped_II
+
+
+def inverse_factor(matrix_II: Tensor) -> tuple[Tensor, Tensor]:
+    """U upper triangular with U'U = H^-1, and LAPACK's `info` (0 = success).
+
+    With the order of rows and columns reversed, Cholesky gives H = R R' with R *upper* triangular, and then U = R^-1: one
+    factorisation and one triangular inverse, where inverting H and factoring the inverse takes three such steps and loses digits.
+    """
+    lower_II, info = torch.linalg.cholesky_ex(matrix_II.flip(0, 1))
+    eye_II = torch.eye(len(matrix_II), dtype=matrix_II.dtype, device=matrix_II.device)
+    return torch.linalg.solve_triangular(lower_II.flip(0, 1), eye_II, upper=True), info
+
+
+def escalate(gram_II: Tensor, damp: float) -> Factor:
+    """The inverse factor of the damped Gram. A failed Cholesky is retried with ten times the damping, which is returned.
+
+    Raises `ValueError` where no damping helps, which only a matrix that is no Gram (not finite, not symmetric) can bring about.
+    """
+    used = damp
+    while used <= 1e6:
+        factor_II, info = inverse_factor(damped(gram_II, used))
+        if info.item() == 0:
+            return Factor(factor_II, used)
+        used = max(10 * used, torch.finfo(gram_II.dtype).eps)
+    raise ValueError(f"no Cholesky factor of a {tuple(gram_II.shape)} Gram matrix at any damping from {damp} to 1e6")
+
+
+def obs_sweep(
+    weight_OI: Tensor, factor_II: Tensor, choose: Callable[[Tensor], Tensor], width: int, group: int | None
+) -> tuple[Tensor, Tensor]:
+    """Remove weights from left to right, each removal compensated optimally by the inputs to its right (arXiv 2301.00774).
+
+    Blocks of `width` inputs. `choose` sees the score w^2 / U_jj^2 of the current weights, (O, group) when a group's first input is
+    reached, or (O, width) at the start of the block where `group` is None, and returns what to keep. Removing input j changes
+    the inputs k >= j of its row by -e U_jk with e = w_j / U_jj: inside the block at once, right of it by one product per block.
+    Returns the swept weights and the mask. O(O I^2) time, one copy of the weights.
+    """
+    w_IO = weight_OI.T.contiguous().clone()  # transposed, so that one input is one contiguous row
+    keep_IO = torch.empty_like(w_IO, dtype=torch.bool)
+    for start in range(0, len(w_IO), width):
+        stop = min(start + width, len(w_IO))
+        panel_KO, keep_KO = w_IO[start:stop], keep_IO[start:stop]
+        factor_KK = factor_II[start:stop, start:stop]
+        scale_K = factor_KK.diagonal()
+        error_KO = torch.empty_like(panel_KO)
+        step = group or width
+        for j in range(stop - start):
+            if j % step == 0:
+                score_KO = (panel_KO[j : j + step] / scale_K[j : j + step, None]).square()
+                keep_KO[j : j + step] = choose(score_KO.T.contiguous()).T
+            error_KO[j] = panel_KO[j].masked_fill(keep_KO[j], 0) / scale_K[j]
+            panel_KO[j:].addr_(factor_KK[j, j:], error_KO[j], alpha=-1)
+        w_IO[stop:].addmm_(factor_II[start:stop, stop:].T, error_KO, alpha=-1)
+    # Rounding leaves removed weights near 1e-9: they are zero by definition.
+    return w_IO.masked_fill_(~keep_IO, 0).T.contiguous(), keep_IO.T.contiguous()

@@ -1,0 +1,21 @@
+"""Nothing is removed: the control of every comparison, and how a route says "leave this alone" in the open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..core import Layer, Pattern, Pruned, Site, Stats
+
+
+@dataclass(frozen=True)
+class Dense:
+    def needs(self, site: Site) -> tuple[()]:
+        return ()
+
+    def asked(self, site: Site, pattern: Pattern) -> float:
+        return 0.0
+
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        return Pruned(layer.weight_OI, torch.ones_like(layer.weight_OI, dtype=torch.bool))

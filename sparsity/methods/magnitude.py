@@ -1,0 +1,17 @@
+"""score_oi = |W_oi|. Needs no calibration text, so the model never runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..core import Criterion, Layer, Scope, Stats
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    scope: Scope
+
+    def score(self, layer: Layer, stats: Stats) -> Tensor:
+        return layer.weight_OI.abs()

@@ -1,0 +1,49 @@
+"""SparseGPT (arXiv 2301.00774): one pass of the optimal brain surgeon over the inputs, from left to right, block by block.
+
+H = G + damp * mean(diag G) * I and H^-1 = U'U, U upper triangular. U_jj^2 is [(H_{j:,j:})^-1]_11, so w_j^2 / U_jj^2 is the least rise
+in loss that removing w_j costs once everything left of j is frozen: the score, taken on the current weights. An unstructured mask
+is the lowest fraction of a whole block (O x 128 weights), so its counts are exact per block; an n-of-m mask is chosen when the
+group's first input is reached. Inputs that were zero on all text lose their weights (found > asked; reported as `dead_inputs`).
+O(I^3 + O I^2) a layer; q, k and v share one factor, as gate and up do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..linalg import Factor, escalate, obs_sweep
+from ..statistics import Gram, GramState
+
+GRAM = Tap(Gram())
+
+
+@dataclass(frozen=True)
+class SparseGPT:
+    scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
+    damp: float  # fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
+    width: int  # inputs in a block, rounded down to whole groups of an n-of-m pattern
+
+    def needs(self, site: Site) -> tuple[Tap[GramState]]:
+        return (GRAM,)
+
+    def asked(self, site: Site, pattern: Pattern) -> float:
+        return pattern.sparsity
+
+    def factor(self, state: GramState) -> Factor:
+        """The inverse factor of the damped Gram, in which an input that was always zero stands alone."""
+        gram_II = state.gram_II.clone()
+        diagonal_I = gram_II.diagonal()
+        diagonal_I.masked_fill_(diagonal_I == 0, 1)
+        return escalate(gram_II, self.damp)
+
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        dead_I = stats[GRAM].gram_II.diagonal() == 0
+        factor_II, damp = stats.derived(GRAM, self.factor)
+        weight_OI = layer.weight_OI.to(factor_II.dtype).masked_fill(dead_I, 0)
+        group = pattern.group
+        width = max(self.width // group, 1) * group if group else self.width
+        swept_OI, keep_OI = obs_sweep(weight_OI, factor_II, partial(pattern.keep, scope=self.scope), width, group)
+        facts = {"damp": damp, "dead_inputs": float(dead_I.sum())}
+        return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts)

@@ -1,0 +1,10 @@
+"""Where models come from, and how a Hugging Face model becomes blocks and layers: the only room that knows architectures."""
+
+from .decoder import Block, Call, Decoder, Linear
+from .hub import Hub
+from .local import Local
+from .smollm2 import SmolLM2
+from .source import Loaded, ModelSource
+from .tiny import Tiny
+
+__all__ = ["Block", "Call", "Decoder", "Hub", "Linear", "Loaded", "Local", "ModelSource", "SmolLM2", "Tiny"]

@@ -1,0 +1,151 @@
+"""Reading a checkpoint in Hugging Face's layout, from a folder or the hub, and refusing what cannot be pruned here.
+
+The order is the order of cost: configuration, tokenizer, weights. Only safetensors are opened, because unpickling a
+.bin file runs what its author put into it. A weight that the checkpoint lacks is an error, because transformers would
+draw it at random.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils import logging as transformers_logging
+
+from sparsity.core import UserError
+
+log = logging.getLogger(__name__)
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+CONVERT = (
+    "pickled weights are never opened, so load it once where you trust it, `save_pretrained` it into a new folder, "
+    "and use model=local with that folder"
+)
+
+
+def configuration(place: str | Path, **options: Any) -> PreTrainedConfig:
+    """The configuration of a causal language model with plain weights. `UserError`: of another; `OSError`: not found."""
+    try:
+        with quiet():
+            config: PreTrainedConfig = AutoConfig.from_pretrained(place, **options)
+    except (ValueError, KeyError) as err:  # no model_type, an unknown one, or one that comes with its own code
+        raise UserError(
+            f"{place}: got a config.json that transformers cannot use ({first_line(err)}); expected a model type "
+            f"that it knows; update transformers, or, if you trust code that comes with the model, use model=hub "
+            f"model.trust_remote_code=true"
+        ) from err
+    if (found := objection(config)) is not None:
+        architecture = ", ".join(config.architectures or ()) or type(config).__name__
+        raise UserError(
+            f"{place}: got {architecture}, {found}; expected a causal language model (...ForCausalLM or ...LMHeadModel)"
+            f" with plain weights; choose such a checkpoint"
+        )
+    return config
+
+
+def objection(config: PreTrainedConfig) -> str | None:
+    """Why this is no causal language model with plain weights, in a few words."""
+    if config.is_encoder_decoder:
+        return "an encoder-decoder"
+    if config.architectures and not any(name.endswith(CAUSAL) for name in config.architectures):
+        return "trained for something else than the next token"
+    # BERT and its kin also have a causal class, which attends in both directions unless `is_decoder` is set.
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        return "an encoder that sees both directions"
+    own_code = getattr(config, "auto_map", None) or {}
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in own_code:
+        return "for which transformers has no causal language model"
+    if getattr(config, "quantization_config", None) is not None:
+        return "with quantised weights"
+    return None
+
+
+def read(
+    place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model, at rest, and its tokenizer."""
+    with quiet():
+        tokenizer = _tokenizer(place, **options)
+        model = _model(place, config, dtype, **options)
+    return model, tokenizer
+
+
+def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
+    reason = "it knows no word"
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **options)
+        # Where the files are missing, some classes (GPT2Tokenizer) come up empty instead of raising.
+        if set(tokenizer("The cat sat.").input_ids) - set(tokenizer.all_special_ids):
+            return tokenizer
+    except (OSError, ValueError, TypeError, ImportError) as err:
+        reason = first_line(err)
+    raise UserError(
+        f"{place}: got no usable tokenizer ({reason}); expected its files (tokenizer.json, tokenizer_config.json) "
+        f"beside the weights; copy them from the model that this one was made from"
+    )
+
+
+def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named below, with the missing ones
+            **options,
+        )
+    except OSError as err:
+        raise UserError(f"{place}: got {first_line(err)}; expected model.safetensors; {CONVERT}") from err
+    except SafetensorError as err:
+        raise UserError(
+            f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
+        ) from err
+    if missing := {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}:
+        raise UserError(
+            f"{place}: got a checkpoint without {named(missing)}, or with other shapes; expected every weight of "
+            f"{type(model).__name__}; the rest would be random, so mend the checkpoint or its config.json"
+        )
+    if spare := found["unexpected_keys"]:
+        log.warning("%s: %s has no place for %s: left out", place, type(model).__name__, named(spare))
+    result: PreTrainedModel = model.eval().requires_grad_(False)
+    return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Transformers without bars and warnings: what matters in them is raised or logged here, in one line."""
+    bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def named(names: Iterable[str], most: int = 4) -> str:
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
+def first_line(err: BaseException) -> str:
+    return (str(err).strip() or type(err).__name__).splitlines()[0]

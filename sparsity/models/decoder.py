@@ -1,0 +1,251 @@
+"""A Hugging Face causal language model seen as embedding -> blocks -> head. Architectures are found, not listed.
+
+*Blocks* are the module list that the model iterates. *Linear layers* are found in them with `isinstance`, so subclasses count;
+GPT-2's Conv1D stores its weight transposed, and `Linear` is the one place that knows. A layer inside a module named *attn* or
+*attention* is attention, every other one is mlp. Tensors of a block that are no linear layer's weight (experts fused into one 3-D
+tensor, routers, convolutions) are listed in `unpruned`, never skipped in silence.
+
+*Calls* are recorded, never rebuilt by hand: the model itself runs with its blocks replaced by pass-throughs, and each block's own
+arguments are kept. Blocks may receive different ones: sliding windows (Gemma 2, Mistral, Qwen) or rotary tables (Gemma 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..core import Layer, Role, Site, UserError
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer whose weight is seen as (O, I), whatever the storage order."""
+
+    module: nn.Module
+    transposed: bool
+
+    @property
+    def weight_OI(self) -> Tensor:
+        weight: Tensor = self.module.weight.detach()  # type: ignore[operator, union-attr, assignment]
+        return weight.T if self.transposed else weight
+
+
+@dataclass(frozen=True)
+class Block:
+    index: int
+    name: str  # "model.layers.3"
+    module: nn.Module
+    linears: Mapping[Site, Linear]
+
+    def layer(self, site: Site) -> Layer:
+        return Layer(site, self.linears[site].weight_OI)
+
+    @torch.no_grad()
+    def write(self, site: Site, weight_OI: Tensor) -> None:
+        self.linears[site].weight_OI.copy_(weight_OI)
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """The block's weights on `device`, and back where they were afterwards."""
+        home = next(self.module.parameters()).device
+        self.module.to(device)
+        try:
+            yield
+        finally:
+            self.module.to(home)
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model called a block, without the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, module: nn.Module, hidden_BTI: Tensor) -> Tensor:
+        output = module(hidden_BTI, *self.args, **self.kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Call:
+        return Call(map_tensors(fn, self.args), map_tensors(fn, self.kwargs))
+
+
+def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """`fn` of every tensor in nested tuples, lists and dicts; anything else as it is."""
+    if isinstance(value, Tensor):
+        return fn(value)
+    if type(value) in (tuple, list):
+        return type(value)(map_tensors(fn, v) for v in value)
+    if isinstance(value, dict):
+        return {k: map_tensors(fn, v) for k, v in value.items()}
+    return value
+
+
+class _Stop(Exception):
+    """Leaves the model's forward once the last block was reached: nobody needs its logits."""
+
+
+class Decoder:
+    """The model, its blocks, and the view of every weight as (O, I). Owns no text and has never heard of pruning."""
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model.eval()
+        name, modules = find_blocks(model)
+        self.blocks = tuple(_block(i, f"{name}.{i}", module) for i, module in enumerate(modules))
+        self.sites = tuple(site for block in self.blocks for site in block.linears)
+        if not self.sites:
+            raise UserError(f"{type(model).__name__}: no linear layer in its blocks ({name}): nothing here can be pruned")
+        known = {id(linear.module.weight) for block in self.blocks for linear in block.linears.values()}
+        self.unpruned = {
+            f"{block.name}.{n}": tuple(p.shape)
+            for block in self.blocks
+            for n, p in block.module.named_parameters()
+            if p.ndim >= 2 and id(p) not in known
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def on(self, device: torch.device) -> Iterator[None]:
+        """The whole model on `device`, and back where it was afterwards."""
+        home = self.device
+        self.model.to(device)
+        try:
+            yield
+        finally:
+            self.model.to(home)
+
+    def layer(self, site: Site) -> Layer:
+        return self.blocks[site.block].layer(site)
+
+    @torch.no_grad()
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) of ids on any device."""
+        logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
+        return logits
+
+    @torch.no_grad()
+    def record(self, ids_BT: Tensor) -> tuple[Tensor, list[Call]]:
+        """The hidden states (B, T, I) in front of the first block, and every block's own call. Runs no block."""
+        wrap = self._wrap
+        hidden: list[Tensor] = []
+        calls: list[Call] = []
+        order: list[int] = []
+
+        def forward(block: Block, hidden_BTI: Tensor, call: Call) -> Any:
+            order.append(block.index)
+            calls.append(call)
+            if block.index == 0:
+                hidden.append(hidden_BTI)
+            if len(order) == len(self.blocks):
+                raise _Stop
+            return wrap(hidden_BTI)
+
+        self._run(ids_BT, forward)
+        if order != list(range(len(self.blocks))):
+            raise UserError(
+                f"{type(self.model).__name__} calls its blocks in the order {order}: expected each of its {len(self.blocks)} "
+                f"blocks once, in order. A model that repeats or skips blocks cannot be walked"
+            )
+        return hidden[0], calls
+
+    @torch.no_grad()
+    def head(self, ids_BT: Tensor, hidden_BTI: Tensor) -> Tensor:
+        """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all."""
+        wrap, last = self._wrap, len(self.blocks) - 1
+
+        def forward(block: Block, passed_BTI: Tensor, call: Call) -> Any:
+            return wrap(hidden_BTI if block.index == last else passed_BTI)
+
+        logits: Tensor = self._run(ids_BT, forward).logits
+        return logits
+
+    @cached_property
+    def _wrap(self) -> Callable[[Tensor], Any]:
+        """Hidden states in the shape of a block's return value, a tensor or a tuple that starts with it: seen on two tokens."""
+        seen: list[Any] = []
+
+        def forward(block: Block, hidden_BTI: Tensor, call: Call) -> Any:
+            del block.module.forward  # type: ignore[attr-defined]
+            seen.append(block.module(hidden_BTI, *call.args, **call.kwargs))
+            raise _Stop
+
+        self._run(torch.zeros(1, 2, dtype=torch.long), forward)
+        output = seen[0]
+        return (lambda hidden: (hidden, *output[1:])) if isinstance(output, tuple) else (lambda hidden: hidden)
+
+    def _run(self, ids_BT: Tensor, forward: Callable[[Block, Tensor, Call], Any]) -> Any:
+        """The model's own forward with `forward` in the place of every block's. None if it was left early."""
+
+        def stand_in(block: Block) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+                return forward(block, hidden, Call(rest, kwargs))
+
+            return call
+
+        for block in self.blocks:
+            block.module.forward = stand_in(block)  # type: ignore[method-assign]
+        try:
+            return self.model(input_ids=ids_BT.to(self.device), use_cache=False)
+        except _Stop:
+            return None
+        finally:
+            for block in self.blocks:
+                block.module.__dict__.pop("forward", None)
+
+    def check_finite(self) -> None:
+        """Raise `UserError` naming the first tensor that holds a NaN or an infinity."""
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise UserError(f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?")
+
+    def fingerprint(self) -> str:
+        """sha256 over the configuration and every parameter: what the dense model's results are filed under."""
+        config = self.model.config.to_dict()
+        for key in ("_name_or_path", "transformers_version"):  # where it lay and who saved it do not change what it computes
+            config.pop(key, None)
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        for name, tensor in self.model.named_parameters():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The outermost module list as long as the configuration says the model is deep.
+
+    Raises `UserError` with what was found, where that is not exactly one list.
+    """
+    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
+    outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)}
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    found = [(n, m) for n, m in outermost.items() if len(m) == depth]
+    if len(found) != 1:
+        seen = ", ".join(f"{n} ({len(m)} x {type(m[0]).__name__})" for n, m in outermost.items()) or "none"
+        raise UserError(
+            f"{type(model).__name__}: expected one list of {depth} decoder blocks; module lists found: {seen}. "
+            f"This architecture is not understood yet"
+        )
+    return found[0]
+
+
+def _block(index: int, name: str, module: nn.Module) -> Block:
+    linears: dict[Site, Linear] = {}
+    for path, child in module.named_modules():
+        if isinstance(child, nn.Linear | Conv1D):
+            role: Role = "attention" if any("attn" in p or "attention" in p for p in path.lower().split(".")) else "mlp"
+            linears[Site(index, f"{name}.{path}", role)] = Linear(child, isinstance(child, Conv1D))
+    return Block(index, name, module, linears)

@@ -1,0 +1,69 @@
+"""A model of the Hugging Face hub, or of its cache on this machine. HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but re-exported without `as`
+
+from sparsity.core import UserError
+from sparsity.models.checkpoint import configuration, first_line, read
+from sparsity.models.source import Loaded
+
+
+@dataclass(frozen=True)
+class Hub:
+    name: str  # "owner/model", as the hub spells it
+    revision: str | None  # a branch, tag or commit; None: the default branch as it is today
+    trust_remote_code: bool
+
+    def check(self) -> None:
+        try:
+            validate_repo_id(self.name)
+        except HFValidationError as err:
+            raise UserError(
+                f"got model.name={self.name!r}; expected owner/model, as the hub spells it; {first_line(err)}"
+            ) from err
+        if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
+            raise UserError(
+                f"got model.name={self.name}, which is also a path here; expected a name of the hub; "
+                f"use model=local model.path={self.name}, or run in another folder"
+            )
+
+    def load(self, dtype: torch.dtype | None) -> Loaded:
+        self.check()
+        try:
+            config = configuration(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
+        except OSError as err:
+            raise UserError(
+                f"{self.name}: got nothing from the hub ({first_line(err)}); expected the model to be there, or in the "
+                f"hub's cache on this machine; {self._advice(err)}"
+            ) from err
+        # The commit that the configuration came from, so that a push between two requests cannot mix two versions.
+        commit = getattr(config, "_commit_hash", None) or self.revision
+        model, tokenizer = read(self.name, config, dtype, revision=commit, trust_remote_code=self.trust_remote_code)
+        origin = {"source": "hub", "repo": self.name, "revision": commit or "unknown"}
+        return Loaded(model, tokenizer, self.name.rpartition("/")[2], origin)
+
+    def _advice(self, err: BaseException) -> str:
+        causes = tuple(_causes(err))
+        if any(isinstance(cause, GatedRepoError) for cause in causes):
+            return "the model is gated: accept its terms on its page, then `hf auth login`"
+        if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+            return f"it has no revision {self.revision}: check model.revision"
+        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+            return "check the spelling of model.name; if the model is private, `hf auth login`"
+        if constants.is_offline_mode():
+            return "HF_HUB_OFFLINE is set: unset it once to download, or use model=local, model=smollm2 or model=tiny"
+        return "connect this machine to the hub once, or use model=local, model=smollm2 or model=tiny"
+
+
+def _causes(err: BaseException | None) -> Iterator[BaseException]:
+    while err is not None:
+        yield err
+        err = err.__cause__ or err.__context__

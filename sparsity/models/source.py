@@ -1,0 +1,32 @@
+"""Where a model comes from: a frozen value, checked in milliseconds, loaded when everything else is known to fit.
+
+A source gives a model at rest: on the CPU, in evaluation mode, without gradients. Where it computes is not its affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Loaded:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str  # short, for tables and file names: "SmolLM2-135M-Instruct"
+    origin: Mapping[str, str]  # what result.json pins: enough to get the same model again
+
+
+@runtime_checkable
+class ModelSource(Protocol):
+    def check(self) -> None:
+        """Raise `UserError` for what can be seen without a network and without weights: a bad path, a bad name."""
+        ...
+
+    def load(self, dtype: torch.dtype | None) -> Loaded:
+        """The model and its tokenizer. `dtype` None keeps the checkpoint's own."""
+        ...

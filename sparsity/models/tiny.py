@@ -1,0 +1,84 @@
+"""A random Llama of a few blocks with a byte tokenizer: the real architecture, in the size of a test, from no file.
+
+Every weight is drawn from one generator with variance 1 / fan-in, so the blocks matter beside the residual stream and
+the bits depend on this file and the seed alone. The sizes are multiples of 8: 2:4, 4:8 and their like fit every layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from sparsity.core import UserError
+from sparsity.models.source import Loaded
+
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    seed: int
+    hidden_size: int
+    num_blocks: int
+    tie_word_embeddings: bool
+
+    def check(self) -> None:
+        if self.hidden_size < 8 or self.hidden_size % 8:
+            raise UserError(f"got model.hidden_size={self.hidden_size}; expected a multiple of 8; try 64")
+        if self.num_blocks < 1:
+            raise UserError(f"got model.num_blocks={self.num_blocks}; expected at least one block; try 2")
+
+    def load(self, dtype: torch.dtype | None) -> Loaded:
+        self.check()
+        model = self._model(dtype or torch.float32)
+        return Loaded(model, tokenizer(), "tiny", {"source": "tiny", "recipe": repr(self)})
+
+    def _model(self, dtype: torch.dtype) -> PreTrainedModel:
+        start, stop = (SPECIAL.index(token) for token in ("<|im_start|>", "<|im_end|>"))
+        config = LlamaConfig(
+            vocab_size=len(SPECIAL) + 256,
+            hidden_size=self.hidden_size,
+            intermediate_size=2 * self.hidden_size,
+            num_hidden_layers=self.num_blocks,
+            num_attention_heads=4,
+            num_key_value_heads=2,  # k and v are narrower than q, as in most models of today
+            max_position_embeddings=2048,
+            tie_word_embeddings=self.tie_word_embeddings,
+            bos_token_id=start,
+            eos_token_id=stop,
+            pad_token_id=stop,
+        )
+        with torch.random.fork_rng(devices=[]):  # transformers initialises from the global state
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad():
+            for parameter in model.parameters():  # a tied head appears once
+                if parameter.dim() == 2:  # the norms keep their ones
+                    noise = torch.randn(parameter.shape, generator=generator)
+                    parameter.copy_(noise / parameter.shape[1] ** 0.5)
+        return model.eval().requires_grad_(False)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte and three special ones; no token is added to a text, as with SmolLM2."""
+    letters = (*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()))
+    engine = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    engine.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=engine,
+        unk_token="<|endoftext|>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=CHAT,
+    )

@@ -1,0 +1,43 @@
+"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers call 2-of-4 "2:4"; for other n, some count zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Scope, UserError
+
+
+@dataclass(frozen=True)
+class NofM:
+    n: int  # kept
+    m: int  # of so many consecutive inputs
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise UserError(f"pattern n={self.n} of m={self.m} is out of range: expected 1 <= n <= m, n weights kept of m")
+
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+    @property
+    def group(self) -> int:
+        return self.m
+
+    def check(self, layer: Layer) -> None:
+        inputs = layer.weight_OI.shape[1]
+        if inputs % self.m:
+            raise UserError(
+                f"{layer.site.name} has {inputs} inputs: pattern {self.n}-of-{self.m} expects a multiple of {self.m}. "
+                f"Leave the layer out (scope.skip=[{layer.site.leaf}]) or choose another pattern"
+            )
+
+    def keep(self, score_OI: Tensor, scope: Scope) -> Tensor:
+        """Groups lie inside a row, so the scope makes no difference."""
+        score_GM = score_OI.reshape(-1, self.m)
+        order_GM = score_GM.argsort(dim=-1, stable=True)  # stable: among equal scores the lower index is removed first
+        keep_GM = torch.ones_like(score_GM, dtype=torch.bool).scatter_(1, order_GM[:, : self.m - self.n], False)
+        return keep_GM.view_as(score_OI)

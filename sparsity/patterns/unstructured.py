@@ -1,0 +1,47 @@
+"""Any weights may go: exactly floor(sparsity * n) of the n that the scope compares, a row's inputs or the whole layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Scope, UserError
+
+
+def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
+    """True for all but the `removed` smallest scores of each row; among equal scores the lower index is removed first.
+
+    One selection (kthvalue, O(N)) in place of a sort. A quantised model ties heavily, so ties at the threshold are counted.
+    """
+    if removed == 0:
+        return torch.ones_like(score_GN, dtype=torch.bool)
+    threshold_G1 = score_GN.kthvalue(removed, dim=-1, keepdim=True).values
+    below_GN, tied_GN = score_GN < threshold_G1, score_GN == threshold_G1
+    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True)
+    return ~(below_GN | (tied_GN & (tied_GN.cumsum(dim=-1, dtype=torch.int32) <= room_G1)))
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    sparsity: float  # fraction removed, in [0, 1)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise UserError(f"sparsity={self.sparsity} is out of range: expected a fraction in [0, 1), such as 0.5")
+
+    @property
+    def group(self) -> None:
+        return None
+
+    def check(self, layer: Layer) -> None:
+        """Every layer can be pruned at every fraction."""
+
+    def keep(self, score_OI: Tensor, scope: Scope) -> Tensor:
+        score_GN = score_OI if scope == "row" else score_OI.flatten()[None]
+        # the decimal that the user wrote, not its binary neighbour: 0.7 of 10 is 7, where floor(0.7 * 10.0) may be 6
+        removed = math.floor(Fraction(str(self.sparsity)) * score_GN.shape[1])
+        return keep_largest(score_GN, removed).view_as(score_OI)

@@ -1,0 +1,30 @@
+"""What Hydra knows about a job, in our words: its folder, where to look for finished runs, and what was chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from .build import COMPONENTS
+from .pipeline import Place, run
+
+
+def job(config: DictConfig) -> float | None:
+    """One run. Returns the pruned model's perplexity, which a sweeper may minimise."""
+    OmegaConf.set_struct(config, True)
+    result = run(config, place(HydraConfig.get(), config.name))
+    perplexity: float | None = result.get("perplexity", {}).get("pruned")
+    return perplexity
+
+
+def place(hydra: DictConfig, name: str) -> Place:
+    """Finished runs are looked up below the folder that `hydra.run.dir` or `hydra.sweep.dir` names, else below outputs/<name>."""
+    sweep = hydra.mode == RunMode.MULTIRUN
+    option = "hydra.sweep.dir" if sweep else "hydra.run.dir"
+    named = any(override.lstrip("+").startswith(f"{option}=") for override in hydra.overrides.hydra)
+    root = Path(hydra.sweep.dir if sweep else hydra.run.dir) if named else Path("outputs") / name
+    choices = {group: str(hydra.runtime.choices.get(group)) for group in COMPONENTS if group in hydra.runtime.choices}
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices)

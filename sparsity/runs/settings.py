@@ -1,0 +1,110 @@
+"""The options that are no component, typed and in range; and the types of the components' own arguments.
+
+Hydra composes and knows every key; it does not know that a sparsity is below 1. What pydantic refuses becomes one `UserError`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+
+from ..core import Role, UserError
+from ..engine import LayerError
+from ..stream import Propagate
+
+T = TypeVar("T")
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Calibration(Options):
+    num_sequences: PositiveInt
+    seqlen: Annotated[int, Field(ge=2)]
+    batch_size: PositiveInt
+    seed: int
+    propagate: Propagate
+
+
+class ScopeOptions(Options):
+    roles: list[Role]
+    last_blocks: PositiveInt | None
+    skip: list[str]
+
+
+class Settings(Options):
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    seed: int
+    device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    layer_error: LayerError
+    scope: ScopeOptions
+    calibration: Calibration
+    allow: list[str]
+    save: bool
+    plan: bool
+    rerun: bool
+
+    @property
+    def torch_dtype(self) -> torch.dtype | None:
+        """None: the checkpoint's own."""
+        return None if self.dtype == "auto" else getattr(torch, self.dtype)
+
+
+def read(config: DictConfig) -> Settings:
+    """The settings of a composed configuration. Raises `UserError` naming every option that is missing, of the wrong type or range."""
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        named = " ".join(f"{key}=..." for key in sorted(missing))
+        raise UserError(f"not set: {', '.join(sorted(missing))}. These have no default: add {named}")
+    options = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(options, dict)
+    return _checked("", lambda: Settings(**{key: options[key] for key in Settings.model_fields}))
+
+
+def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> None:
+    """Do the arguments have the names and types of the constructor? `path` is where they stand: "method.routes.mlp"."""
+    parameters = inspect.signature(target).parameters
+    for key in arguments:
+        if key not in parameters:
+            raise UserError(f"{path}.{key} is no option of {target.__name__}: expected one of {', '.join(parameters) or 'none'}")
+    try:
+        hints = get_type_hints(target.__init__)  # type: ignore[misc]
+    except NameError:  # a class of the user's with names that only a type checker sees
+        return
+    for key, value in arguments.items():
+        nested = isinstance(value, Mapping) and any("_target_" in str(v) for v in (value, *value.values()))
+        if key in hints and not nested:
+            adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+            _checked(f"{path}.{key}", lambda adapter=adapter, value=value: adapter.validate_python(value))
+
+
+def _checked(path: str, construct: Any) -> Any:
+    try:
+        return construct()
+    except ValidationError as error:
+        lines = []
+        for detail in error.errors(include_url=False):
+            where = ".".join(filter(None, [path, *(str(part) for part in detail["loc"] if not str(part).startswith("function"))]))
+            lines.append(f"{where}={detail['input']} is not valid: {detail['msg'].replace('Input should be', 'expected')}")
+        raise UserError("; ".join(dict.fromkeys(lines))) from error
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`: CUDA, else Apple's MPS, else the CPU. Raises `UserError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name} cannot be used ({reason}): expected auto, cpu, or a device of this machine") from error
+    return device

@@ -1,0 +1,110 @@
+"""A run's folder: the only code that writes a run's files. A file is written under another name and renamed when it is complete,
+and `result.json` comes last: it exists <=> the run finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..core import UserError
+
+RESULT = "result.json"
+
+
+class RunStore:
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def check_writable(self) -> None:
+        """Raise `UserError` now if the folder cannot be written, rather than after hours."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.writing("probe") as path:
+                path.touch()
+            (self.folder / "probe").unlink()
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another hydra.run.dir") from error
+
+    def check_space(self, needed: int) -> None:
+        """Raise `UserError` if a checkpoint of so many bytes does not fit."""
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder} has {free / 2**30:.1f} GiB free: expected {needed / 2**30:.1f} GiB for the checkpoint. "
+                f"Choose another hydra.run.dir, or save=false"
+            )
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result; None while unfinished."""
+        return read_result(self.folder / RESULT)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A path to write a file or a folder to, renamed to `name` if nothing raises, removed if something does."""
+        path = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
+        try:
+            yield path
+            target = self.folder / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(path, target)
+        finally:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def text(self, name: str, content: str) -> None:
+        with self.writing(name) as path:
+            path.write_text(content, encoding="utf-8")
+
+    def json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+    def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The rows under the union of their columns, in order of appearance."""
+        columns = dict.fromkeys(column for row in rows for column in row)
+        content = io.StringIO()
+        writer = csv.DictWriter(content, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.text(name, content.getvalue())
+
+    def unfinish(self) -> None:
+        """Withdraw an earlier result, so that the folder is unfinished while the run is repeated."""
+        (self.folder / RESULT).unlink(missing_ok=True)
+
+    def drop_if_empty(self) -> None:
+        """Hydra makes the folder before it is known whether there is anything to put in it."""
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected a result of this program. Delete it to run again") from error
+    return result if isinstance(result, dict) else None
+
+
+def find_finished(root: Path, key: str) -> Path | None:
+    """The folder of a finished run with this key, in `root` itself or at most two folders below (a sweep's points)."""
+    for depth in ("", "*/", "*/*/"):
+        for path in sorted(root.glob(depth + RESULT)):
+            result = read_result(path)
+            if result and result.get("run_key") == key:
+                return path.parent
+    return None

@@ -1,0 +1,70 @@
+"""Random tiny models of every architecture that must work: the real thing, small. No network, milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    Phi3Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+from transformers import AutoModelForCausalLM as Auto
+
+VOCAB, TOKENS = 96, 24
+WINDOW = 8  # sliding windows are shorter than the sequences
+
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA = SIZES | {"intermediate_size": 64, "num_key_value_heads": 2}
+
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**LLAMA),
+    "mistral": lambda: MistralConfig(**LLAMA, sliding_window=WINDOW),
+    "qwen2": lambda: Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "gemma2": lambda: Gemma2Config(**LLAMA, head_dim=8, sliding_window=WINDOW),
+    "phi3": lambda: Phi3Config(**LLAMA),
+    "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    ),
+    "gpt_neox": lambda: GPTNeoXConfig(**SIZES, intermediate_size=64),
+}
+LINEARS = {"llama": 7, "mistral": 7, "qwen2": 7, "qwen3": 7, "gemma2": 7, "phi3": 4, "opt": 6, "gpt2": 4, "gpt_neox": 4}
+
+
+def mixtral() -> PretrainedConfig:
+    return MixtralConfig(**LLAMA, num_local_experts=4, num_experts_per_tok=2)
+
+
+def build(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The same random weights each time, large enough that blocks matter, biases and norms included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Auto.from_config(config).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(dtype)
+
+
+def ids(sequences: int = 5, tokens: int = TOKENS) -> torch.Tensor:
+    return torch.randint(3, VOCAB, (sequences, tokens), generator=torch.Generator().manual_seed(1))
