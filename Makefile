@@ -34,11 +34,11 @@ check: lint types  ## the same without the slow tests
 	$(pytest) -n $(WORKERS) -m "not slow and not cuda"
 
 lint: .venv/.stamp  ## ruff: rules and format
-	$(bin)/ruff check .
-	$(bin)/ruff format --check .
+	$(bin)/python -m ruff check .
+	$(bin)/python -m ruff format --check .
 
 types: .venv/.stamp  ## mypy, strict
-	$(bin)/mypy
+	$(bin)/python -m mypy
 
 mutants: .venv/.stamp  ## break the code line by line; every break must turn a test red
 	$(bin)/python tests/mutants/run.py

@@ -20,10 +20,18 @@ LayerError = Literal["auto"] | bool
 
 @dataclass(frozen=True)
 class Plan:
-    """What each layer will ask for. `last` is the last block that anything is asked of; -1: no text, no forward pass."""
+    """A composition that fits a model, and what each layer to be pruned will ask for."""
 
+    method: Method
+    pattern: Pattern
+    corrector: Corrector
+    layer_error: LayerError
     needs: Mapping[Site, tuple[Tap[Any], ...]]
-    last: int
+
+    @property
+    def last(self) -> int:
+        """The last block that anything is asked of; -1: no text and no forward pass are needed."""
+        return max((site.block for site, taps in self.needs.items() if taps), default=-1)
 
 
 @dataclass(frozen=True)
@@ -38,55 +46,57 @@ class LayerReport:
     keep_OI: Tensor
 
 
-def select(sites: Sequence[Site], roles: Collection[str], last_blocks: int | None, skip: Collection[str]) -> tuple[Site, ...]:
+def select(
+    sites: Sequence[Site], roles: Collection[str], last_blocks: int | None, skip: Collection[str]
+) -> tuple[Site, ...]:
     """The sites to prune: those of `roles`, in the last `last_blocks` blocks (None: all), without those that `skip` names.
 
     A name is a layer's full name or its last part. A name that no layer has is refused, and so is an empty selection.
     """
     depth = max(site.block for site in sites) + 1
     if last_blocks is not None and not 1 <= last_blocks <= depth:
-        raise UserError(f"scope.last_blocks={last_blocks} is out of range: expected 1 to {depth}, the model's number of blocks")
+        raise UserError(
+            f"scope.last_blocks={last_blocks} is out of range: expected 1 to {depth}, the model's number of blocks"
+        )
     for name in skip:
         if not any(name in (site.name, site.leaf) for site in sites):
             leaves = ", ".join(dict.fromkeys(site.leaf for site in sites))
-            raise UserError(f"scope.skip names {name!r}, which no layer is called. Layers: {leaves}, or full names as {sites[0].name}")
+            raise UserError(
+                f"scope.skip names {name!r}, which no layer is called. Layers: {leaves}, or full names as {sites[0].name}"
+            )
     first = depth - (last_blocks or depth)
     chosen = [s for s in sites if s.role in roles and s.block >= first and not {s.name, s.leaf} & set(skip)]
     if not chosen:
         found = ", ".join(sorted({site.role for site in sites}))
-        raise UserError(f"scope leaves no layer to prune: roles={list(roles)} of {found}, skip={list(skip)}. Widen the scope")
+        raise UserError(
+            f"scope leaves no layer to prune: roles={list(roles)} of {found}, skip={list(skip)}. Widen the scope"
+        )
     return tuple(chosen)
 
 
 def plan(
     decoder: Decoder,
-    sites: Collection[Site],
     method: Method,
     pattern: Pattern,
     corrector: Corrector,
+    sites: Collection[Site] | None = None,
     layer_error: LayerError = "auto",
 ) -> Plan:
-    """Every mistake in a composition surfaces here, before any text is read and any block runs.
+    """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of them.
 
     `layer_error`: True folds a Gram for every layer so that its error is known, "auto" reports it where one is folded anyway.
     """
     decoder.check_finite()
+    extra = [GRAM] if layer_error is True else []
     needs: dict[Site, tuple[Tap[Any], ...]] = {}
-    for site in sites:
+    for site in decoder.sites if sites is None else sites:
         if method.asked(site, pattern):
             pattern.check(decoder.layer(site))
-        needs[site] = distinct([*method.needs(site), *corrector.needs(site), *([GRAM] if layer_error is True else [])])
-    return Plan(needs, max((site.block for site, taps in needs.items() if taps), default=-1))
+        needs[site] = distinct([*method.needs(site), *corrector.needs(site), *extra])
+    return Plan(method, pattern, corrector, layer_error, needs)
 
 
-def prune(
-    stream: BlockStream,
-    plan: Plan,
-    method: Method,
-    pattern: Pattern,
-    corrector: Corrector,
-    layer_error: LayerError = "auto",
-) -> Iterator[LayerReport]:
+def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
     """Prune the planned layers of the stream's model in place, a report for each as it is done. Whoever iterates does the logging."""
     for block in stream.blocks:
         with block.on(stream.device):
@@ -95,15 +105,21 @@ def prune(
             for site in needs:
                 start = now(stream.device)
                 layer, known = block.layer(site), stats.pop(site)
-                pruned = method.prune(layer, pattern, known)
-                weight_OI = corrector.correct(layer, pruned, known)
+                pruned = plan.method.prune(layer, plan.pattern, known)
+                weight_OI = plan.corrector.correct(layer, pruned, known)
                 error = None
-                if GRAM in needs[site] and layer_error is not False:
+                if GRAM in needs[site] and plan.layer_error is not False:
                     error = relative_error(known[GRAM].gram_II, layer.weight_OI, weight_OI).item()
                 block.write(site, weight_OI)
-                O, I = layer.weight_OI.shape
-                found = 1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel()
-                asked, seconds = method.asked(site, pattern), now(stream.device) - start
-                yield LayerReport(site, (O, I), asked, found, error, seconds, pruned.facts, pruned.keep_OI)
+                yield LayerReport(
+                    site=site,
+                    shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
+                    asked=plan.method.asked(site, plan.pattern),
+                    found=1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel(),
+                    error=error,
+                    seconds=now(stream.device) - start,
+                    facts=pruned.facts,
+                    keep_OI=pruned.keep_OI,
+                )
             if block.index < plan.last:
                 stream.advance(block)

@@ -98,14 +98,14 @@ class _Shared:
         self.device = device
         self.kept: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        alike = self.kept.setdefault((tensor.shape, tensor.dtype, tensor.stride()), [])
-        tensor = tensor.to(self.device)
-        for other in alike:
-            if other is tensor or torch.equal(other, tensor):
-                return other
-        alike.append(tensor)
-        return tensor
+    def __call__(self, x_ANY: Tensor) -> Tensor:
+        alike = self.kept.setdefault((x_ANY.shape, x_ANY.dtype, x_ANY.stride()), [])
+        x_ANY = x_ANY.to(self.device)
+        for other_ANY in alike:
+            if other_ANY is x_ANY or torch.equal(other_ANY, x_ANY):
+                return other_ANY
+        alike.append(x_ANY)
+        return x_ANY
 
 
 class _Fold:
@@ -139,7 +139,9 @@ class _Fold:
     def batch(self) -> None:
         """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not."""
         holders = Counter(id(folded) for folded in self.folded.values())
-        readers: dict[tuple[Any, ...], list[Site]] = {}  # tap, state and tensors -> the layers that have all three in common
+        readers: dict[
+            tuple[Any, ...], list[Site]
+        ] = {}  # tap, state and tensors -> the layers that have all three in common
         for site, tap in self.wanted:
             if site in self.inputs:  # an expert may be skipped by a whole batch
                 tensors = tuple(map(id, self.inputs[site]))
@@ -158,7 +160,9 @@ class _Fold:
     def stats(self) -> dict[Site, Stats]:
         for site, tap in self.wanted:
             if (site, tap) not in self.folded:
-                raise UserError(f"{site.name} saw no calibration token, so it has no {tap.statistic}. Use more calibration text")
+                raise UserError(
+                    f"{site.name} saw no calibration token, so it has no {tap.statistic}. Use more calibration text"
+                )
             if not tap.statistic.finite(self.folded[site, tap].state):
                 raise UserError(
                     f"{site.name}: its calibration inputs hold NaN or infinity: expected finite activations. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from transformers import AutoModelForCausalLM as Auto
 from transformers import (
     Gemma2Config,
     GPT2Config,
@@ -19,7 +20,6 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-from transformers import AutoModelForCausalLM as Auto
 
 VOCAB, TOKENS = 96, 24
 WINDOW = 8  # sliding windows are shorter than the sequences
@@ -40,7 +40,9 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "llama": lambda: LlamaConfig(**LLAMA),
     "mistral": lambda: MistralConfig(**LLAMA, sliding_window=WINDOW),
     "qwen2": lambda: Qwen2Config(**LLAMA, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
-    "qwen3": lambda: Qwen3Config(**LLAMA, head_dim=8, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1),
+    "qwen3": lambda: Qwen3Config(
+        **LLAMA, head_dim=8, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1
+    ),
     "gemma2": lambda: Gemma2Config(**LLAMA, head_dim=8, sliding_window=WINDOW),
     "phi3": lambda: Phi3Config(**LLAMA),
     "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=16),

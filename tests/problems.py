@@ -28,7 +28,9 @@ class Problem:
         return Stats(SITE, {tap: Folded(fold(tap.statistic, self.x_NI[None])) for tap in (GRAM, NORM)})
 
 
-def problem(outputs: int = 6, inputs: int = 16, tokens: int = 200, seed: int = 0, dtype: torch.dtype = torch.float64) -> Problem:
+def problem(
+    outputs: int = 6, inputs: int = 16, tokens: int = 200, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Problem:
     g = torch.Generator().manual_seed(seed)
     mix_II = torch.randn(inputs, inputs, generator=g, dtype=torch.float64)
     x_NI = torch.randn(tokens, inputs, generator=g, dtype=torch.float64) @ mix_II

@@ -7,13 +7,14 @@ import hashlib
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow  # type: ignore[import-untyped]
+import pyarrow.parquet  # type: ignore[import-untyped]
 import pytest
 import torch
 import yaml
@@ -86,10 +87,13 @@ def test_no_paragraph_of_the_evaluation_is_in_the_calibration() -> None:
 
 def test_the_parts_of_pydocs_share_almost_no_wording() -> None:
     width = 50
-    calibration, evaluation = squeezed(PyDocs().calibration_text()), squeezed(PyDocs().evaluation_text())
+    texts = (PyDocs().calibration_text(), PyDocs().evaluation_text())
+    calibration, evaluation = (
+        squeezed(re.sub(r"[-=+|]{2,}", " ", text)) for text in texts
+    )  # the rules of tables are no wording
     known = {calibration[i : i + width] for i in range(len(calibration) - width + 1)}
     grams = [evaluation[i : i + width] for i in range(len(evaluation) - width + 1)]
-    assert sum(gram in known for gram in grams) < 0.01 * len(grams)
+    assert sum(gram in known for gram in grams) < 0.005 * len(grams)
 
 
 def test_pydocs_leaves_nothing_out() -> None:
@@ -214,6 +218,12 @@ def test_the_same_text_twice_is_refused(tmp_path: Path, other: Path) -> None:
 # --- hub --------------------------------------------------------------------------------------------------------------
 
 COMMIT = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`datasets` leaves a lock file for whatever it reads, even a stream."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
 
 
 @pytest.fixture
@@ -362,7 +372,7 @@ def test_a_description_tells_sources_apart(tmp_path: Path) -> None:
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
-WORDS = "the quick brown fox jumps over lazy dogs".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "lazy", "dogs"]
 
 
 @pytest.fixture

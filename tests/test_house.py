@@ -136,9 +136,12 @@ def no_text_becomes_code(path: str, source: str) -> Iterator[str]:
 
 
 def remote_code_is_never_trusted(path: str, source: str) -> Iterator[str]:
-    # On the text, for the sake of the configuration.
+    # On the text, for the sake of the configuration. A message may well say `model.trust_remote_code=true`.
+    true = {".py": "True", ".yaml": "(?i:true|yes|on)"}.get(PurePosixPath(path).suffix)
+    if true is None or path.startswith("tests/"):
+        return
     for line, text in enumerate(source.splitlines(), 1):
-        if re.search(r"trust_remote_code['\"]?\]?\s*(:\s*bool\s*)?[:=]\s*true\b", text, re.IGNORECASE):
+        if re.search(rf"trust_remote_code['\"]?\]?\s*(:\s*bool\s*)?[:=]\s*{true}\b", text):
             yield f"{path}:{line}: trust_remote_code is the user's to grant, at the command line"
 
 
@@ -217,9 +220,7 @@ def test_the_code_keeps(rule: Rule) -> None:
 
 @pytest.mark.parametrize("rule", TEXT_RULES)
 def test_every_file_keeps(rule: Rule) -> None:
-    # This file plants violations of the one rule that is about words; the other rule holds here as well.
-    own = {"tests/test_house.py"} if rule is remote_code_is_never_trusted else set()
-    assert [found for path, text in texts() if path not in own for found in rule(path, text)] == []
+    assert [violation for path, text in texts() for violation in rule(path, text)] == []
 
 
 def test_the_configuration_is_instantiated_in_one_place() -> None:
@@ -267,7 +268,9 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (remote_code_is_never_trusted, METHOD, "AutoModel.from_pretrained(name, trust_remote_code=True)"),
     (remote_code_is_never_trusted, METHOD, "options = {'trust_remote_code': True}"),
     (remote_code_is_never_trusted, METHOD, "options['trust_remote_code'] = True"),
-    (remote_code_is_never_trusted, METHOD, "def load(trust_remote_code: bool = True): ..."),
+    (remote_code_is_never_trusted, METHOD, "def load(name, trust_remote_code: bool = True): ..."),
+    (remote_code_is_never_trusted, METHOD, "def load(name, *, trust_remote_code=True): ..."),
+    (remote_code_is_never_trusted, METHOD, "class Hub:\n    trust_remote_code: bool = True"),
     (remote_code_is_never_trusted, "conf/model/new.yaml", "trust_remote_code: true"),
     (no_device_is_chosen, METHOD, "weight_OI.cuda()"),
     (no_device_is_chosen, "sparsity/runs/pipeline.py", "model.cuda()"),
@@ -288,7 +291,9 @@ INNOCENT: list[tuple[Rule, str, str]] = [
     (tensor_parameters_carry_their_shape, METHOD, "def f(weight_OI: Tensor, state: Tensor, xs: list[Tensor]): ..."),
     (nothing_is_called_mask, METHOD, "from transformers import masking_utils\nmodel(ids, attention_mask=keep)['mask']"),
     (no_text_becomes_code, METHOD, "model.eval()\ntorch.load(path, weights_only=True)"),
-    (remote_code_is_never_trusted, METHOD, "load(name, trust_remote_code=self.trust)  # or trust_remote_code=False"),
+    (remote_code_is_never_trusted, METHOD, "load(name, trust_remote_code=self.trust, say='trust_remote_code=true')"),
+    (remote_code_is_never_trusted, METHOD, "class Hub:\n    trust_remote_code: bool\n    def f(a, b=1, *, c): ..."),
+    (remote_code_is_never_trusted, "conf/model/new.yaml", "trust_remote_code: false"),
     (no_device_is_chosen, METHOD, "'''Runs on cuda as well.'''\ntorch.zeros(2, device=x_BTI.device)"),
     (no_device_is_chosen, METHOD, "wide = x_BTI.device.type != 'mps'"),
     (no_device_is_chosen, "sparsity/runs/pipeline.py", "device = 'cuda' if torch.cuda.is_available() else 'cpu'"),

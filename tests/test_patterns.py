@@ -71,7 +71,12 @@ def test_n_of_m(data, n_m):
 def test_looser_patterns_keep_no_less_score(score_OI):
     kept = [
         score_OI[pattern.keep(score_OI, scope)].sum().item()
-        for pattern, scope in ((NofM(2, 4), "row"), (NofM(4, 8), "row"), (Unstructured(0.5), "row"), (Unstructured(0.5), "layer"))
+        for pattern, scope in (
+            (NofM(2, 4), "row"),
+            (NofM(4, 8), "row"),
+            (Unstructured(0.5), "row"),
+            (Unstructured(0.5), "layer"),
+        )
     ]
     assert kept == sorted(kept)
 

@@ -43,13 +43,19 @@ def sparsegpt(
     H[dead, dead] = 1
     W[:, dead] = 0
     H = H + damp * torch.diagonal(H).mean() * torch.eye(columns, dtype=W.dtype)
-    remaining = [torch.linalg.inv(H[j:, j:]) for j in range(columns)]  # [H_{j:,j:}]^-1; its corner is 1 / (the paper's c_jj)
+    remaining = [
+        torch.linalg.inv(H[j:, j:]) for j in range(columns)
+    ]  # [H_{j:,j:}]^-1; its corner is 1 / (the paper's c_jj)
     survives = torch.ones(rows, columns, dtype=torch.bool)
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         for j in range(start, stop):
             if n_of_m is None and j == start:
-                scores = [(W[o, k].item() ** 2 / remaining[k][0, 0].item(), o, k) for o in range(rows) for k in range(start, stop)]
+                scores = [
+                    (W[o, k].item() ** 2 / remaining[k][0, 0].item(), o, k)
+                    for o in range(rows)
+                    for k in range(start, stop)
+                ]
                 for _, o, k in sorted(scores)[: math.floor(sparsity * rows * (stop - start))]:
                     survives[o, k] = False
             if n_of_m is not None and j % n_of_m[1] == 0:

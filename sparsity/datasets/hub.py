@@ -1,8 +1,9 @@
 """Text of a dataset repository on the Hugging Face hub, named by repository, revision and file.
 
-Files, not configurations and splits: a file at a revision is what the hub actually stores. `load_dataset(REPOSITORY, ...)`
-would read the repository's card first and compare what was loaded with it, which fails when one file of C4 was asked for
-(datasets issues 6746, 7728), and it refuses PTB outright, whose repository is a loading script. `datasets` reads the file.
+Files, not configurations and splits: a file at a revision is what the hub stores. `load_dataset(REPOSITORY, ...)` would
+read the repository's card first and compare what it loads with that, which fails where one file of C4 is asked for
+(datasets issues 6746 and 7728), and it refuses PTB outright, whose repository is a loading script. So `huggingface_hub`
+finds the file, and `datasets` reads it.
 
 `repo` may also be a local folder with the repository's layout: a clone, or what `hf download` wrote.
 """
@@ -33,15 +34,13 @@ class HubText:
     evaluation_documents: int | None
     field: str  # the column that holds the text
     separator: str  # between rows
-    streaming: (
-        bool  # True reads no more of the file than it needs, from the network every time; False keeps a copy of it
-    )
+    streaming: bool  # True reads little more than those documents, again in each run; False keeps a copy of the file
 
     def check(self) -> None:
         if self.calibration == self.evaluation:
             raise UserError(
-                f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured on what "
-                "was calibrated on. Give two different files."
+                f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured "
+                "on what was calibrated on. Give two different files."
             )
         for name in ("calibration_documents", "evaluation_documents"):
             limit = getattr(self, name)
@@ -49,14 +48,13 @@ class HubText:
                 raise UserError(f"dataset.{name} is {limit}. Expected at least 1, or null for all.")
         from huggingface_hub.constants import is_offline_mode
 
-        if (
-            Path(self.repo).expanduser().is_dir() or is_offline_mode()
-        ):  # without the network, whether a file is there is cheap
+        # Without the network it is cheap to see whether the files are there.
+        if Path(self.repo).expanduser().is_dir() or is_offline_mode():
             for file in (self.calibration, self.evaluation):
                 _locate(self, file)
         elif self.repo.count("/") != 1 or self.repo.startswith(("/", "~", ".")):
             raise UserError(
-                f"dataset.repo={self.repo} is not a folder here. Expected one, or OWNER/NAME on the hub; check it for typing errors."
+                f"dataset.repo={self.repo} is not a folder here. Expected one, or OWNER/NAME of the hub; check it."
             )
 
     def calibration_text(self) -> str:
@@ -83,7 +81,8 @@ def _locate(source: HubText, file: str) -> str:
     if folder.is_dir():
         if not (folder / file).is_file():
             raise UserError(
-                f"The folder {folder} has no file {file}. Expected the layout of the hub's repository; download the file there."
+                f"The folder {folder} has no file {file}. Expected the layout of the hub's repository; "
+                "download the file there."
             )
         return str(folder / file)
 
@@ -94,16 +93,17 @@ def _locate(source: HubText, file: str) -> str:
     if source.streaming:
         if is_offline_mode():
             raise UserError(
-                f"HF_HUB_OFFLINE=1 forbids streaming {what}. Expected a network: unset it. Or set dataset.streaming=false where "
-                f"the file was downloaded before. {INSTEAD}"
+                f"HF_HUB_OFFLINE=1 forbids streaming {what}. Expected a network: unset it. Or set "
+                f"dataset.streaming=false where the file was downloaded before. {INSTEAD}"
             )
         return f"hf://datasets/{source.repo}@{quote(source.revision, safe='')}/{file}"
     try:
         return hf_hub_download(source.repo, file, repo_type="dataset", revision=source.revision)
     except Exception as error:  # the hub's failures have no common base: OSError, ValueError, httpx.HTTPError
         raise UserError(
-            f"Cannot fetch {what} ({type(error).__name__}). Expected it on the hub, or in the local copy of the hub when offline. "
-            f"Check the network, HF_HUB_OFFLINE and the names; dataset.repo may be a local folder with the same layout. {INSTEAD}"
+            f"Cannot fetch {what} ({type(error).__name__}). Expected it on the hub, or in its local copy when offline. "
+            "Check the network, HF_HUB_OFFLINE and the names; dataset.repo may be a local folder with the same layout. "
+            f"{INSTEAD}"
         ) from error
 
 
@@ -115,8 +115,8 @@ def _text(source: HubText, file: str, documents: int | None) -> str:
         rows = _rows(kind, where, documents)
     except Exception as error:  # network, compression, format: again without a common base
         raise UserError(
-            f"Cannot read {where} as {kind} ({type(error).__name__}: {error}). Expected the file as the hub has it; check the "
-            f"network, or fetch it again. {INSTEAD}"
+            f"Cannot read {where} as {kind} ({type(error).__name__}: {error}). Expected the file as the hub has it; "
+            f"check the network, or fetch it again. {INSTEAD}"
         ) from error
     if len(rows) < (documents or 1):
         raise UserError(

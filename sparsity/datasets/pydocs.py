@@ -1,11 +1,11 @@
 """Real English that needs no download: the language reference that every CPython carries in `pydoc_data.topics`.
 
-A topic is calibration or evaluation by a hash of its name, so that a topic which a later Python adds moves no other topic.
-The topics repeat one another (`compound` contains `if`, `for` and `try`; about a fifth of the text occurs twice), so every
-paragraph is kept once only, and where both parts have it, in the calibration: no evaluation paragraph was calibrated on.
+A topic is calibration or evaluation by a hash of its name, so that a topic which a later Python adds moves no other.
+The topics repeat one another (`compound` contains `if`, `for` and `try`; a fifth of the text occurs twice), so every
+paragraph is kept once only, and where both parts have it, in the calibration: no evaluation paragraph is calibrated on.
 
-The text is NOT the same everywhere. Each minor version differs, and so do patch versions: 3.11.2 and 3.11.7 carry different
-files. Figures on this text are for trying things out; compare them only where the hashes agree.
+The text is NOT the same everywhere. Every minor version from 3.6 to 3.13 differs, and patch versions may: 3.11.2 and
+3.11.7 carry different files. Use it to try things out, and compare figures only where the hashes agree.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from sparsity.core import UserError
 def tokenise(text: str, tokenizer: Callable[..., Any]) -> Tensor:
     """The ids (N,) of one tokenizer call with its defaults, whatever the length.
 
-    One call, because ids of pieces put together are not ids of the whole: tokens span the cuts, and each piece would get
-    its own first token.
+    One call, because ids of pieces put together are not ids of the whole: tokens span the cuts, and each piece would
+    get its own first token.
     """
     # `verbose=False` drops the warning that the text exceeds the model's length: it is cut into sequences afterwards.
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.int64)
@@ -26,22 +26,22 @@ def sample(ids_N: Tensor, num_sequences: int, seqlen: int, generator: torch.Gene
     _positive(num_sequences=num_sequences, seqlen=seqlen)
     if len(ids_N) < num_sequences * seqlen:
         raise UserError(
-            f"The calibration text has {len(ids_N):,} tokens. Expected at least {num_sequences} sequences x {seqlen} tokens = "
-            f"{num_sequences * seqlen:,}. Ask for fewer or shorter sequences, or give a longer text."
+            f"The calibration text has {len(ids_N):,} tokens. Expected at least {num_sequences} sequences x {seqlen} "
+            f"tokens = {num_sequences * seqlen:,}. Ask for fewer or shorter sequences, or give a longer text."
         )
     starts_B = torch.randint(len(ids_N) - seqlen + 1, (num_sequences,), generator=generator)
     return ids_N.unfold(0, seqlen, 1)[starts_B]
 
 
 def windows(ids_N: Tensor, seqlen: int, limit: int | None) -> Tensor:
-    """Consecutive sequences (B, T): window i is ids[i*T : (i+1)*T], the incomplete tail is dropped; the first `limit` of them."""
+    """The first `limit` consecutive sequences (B, T): window i is ids[i*T : (i+1)*T]. An incomplete tail is dropped."""
     _positive(seqlen=seqlen, limit=1 if limit is None else limit)
     found = len(ids_N) // seqlen
     asked = max(found, 1) if limit is None else limit
     if found < asked:
         raise UserError(
-            f"The evaluation text has {len(ids_N):,} tokens, which are {found} windows of {seqlen}. Expected at least {asked}. "
-            "Ask for fewer or shorter windows, or give a longer text."
+            f"The evaluation text has {len(ids_N):,} tokens, which are {found} windows of {seqlen}. Expected at least "
+            f"{asked}. Ask for fewer or shorter windows, or give a longer text."
         )
     return ids_N[: asked * seqlen].view(asked, seqlen)
 

@@ -41,7 +41,9 @@ class Perplexity:
 
     def __post_init__(self) -> None:
         if self.seqlen < 2 or self.batch_size < 1 or (self.windows is not None and self.windows < 1):
-            raise UserError(f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all")
+            raise UserError(
+                f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all"
+            )
 
     def check(self, ids_N: Tensor) -> None:
         windows(ids_N, self.seqlen, self.windows)

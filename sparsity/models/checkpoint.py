@@ -38,7 +38,7 @@ CONVERT = (
 
 
 def configuration(place: str | Path, **options: Any) -> PreTrainedConfig:
-    """The configuration of a causal language model with plain weights. `UserError`: of another; `OSError`: not found."""
+    """The configuration of a causal language model with plain weights. `UserError`: another; `OSError`: not found."""
     try:
         with quiet():
             config: PreTrainedConfig = AutoConfig.from_pretrained(place, **options)
@@ -88,6 +88,8 @@ def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
     reason = "it knows no word"
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **options)
+        for said in ("local_files_only", "is_local"):  # how it was read here; else it would be written into every export
+            tokenizer.init_kwargs.pop(said, None)
         # Where the files are missing, some classes (GPT2Tokenizer) come up empty instead of raising.
         if set(tokenizer("The cat sat.").input_ids) - set(tokenizer.all_special_ids):
             return tokenizer

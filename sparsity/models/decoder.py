@@ -36,7 +36,8 @@ class Linear:
 
     @property
     def weight_OI(self) -> Tensor:
-        weight: Tensor = self.module.weight.detach()  # type: ignore[operator, union-attr, assignment]
+        assert isinstance(self.module.weight, Tensor)
+        weight = self.module.weight.detach()
         return weight.T if self.transposed else weight
 
 
@@ -74,7 +75,8 @@ class Call:
 
     def __call__(self, module: nn.Module, hidden_BTI: Tensor) -> Tensor:
         output = module(hidden_BTI, *self.args, **self.kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Call:
         return Call(map_tensors(fn, self.args), map_tensors(fn, self.kwargs))
@@ -104,7 +106,9 @@ class Decoder:
         self.blocks = tuple(_block(i, f"{name}.{i}", module) for i, module in enumerate(modules))
         self.sites = tuple(site for block in self.blocks for site in block.linears)
         if not self.sites:
-            raise UserError(f"{type(model).__name__}: no linear layer in its blocks ({name}): nothing here can be pruned")
+            raise UserError(
+                f"{type(model).__name__}: no linear layer in its blocks ({name}): nothing here can be pruned"
+            )
         known = {id(linear.module.weight) for block in self.blocks for linear in block.linears.values()}
         self.unpruned = {
             f"{block.name}.{n}": tuple(p.shape)
@@ -115,7 +119,8 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
@@ -178,7 +183,7 @@ class Decoder:
         seen: list[Any] = []
 
         def forward(block: Block, hidden_BTI: Tensor, call: Call) -> Any:
-            del block.module.forward  # type: ignore[attr-defined]
+            del block.module.forward
             seen.append(block.module(hidden_BTI, *call.args, **call.kwargs))
             raise _Stop
 
@@ -197,7 +202,7 @@ class Decoder:
             return call
 
         for block in self.blocks:
-            block.module.forward = stand_in(block)  # type: ignore[method-assign]
+            block.module.forward = stand_in(block)
         try:
             return self.model(input_ids=ids_BT.to(self.device), use_cache=False)
         except _Stop:
@@ -210,12 +215,17 @@ class Decoder:
         """Raise `UserError` naming the first tensor that holds a NaN or an infinity."""
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
-                raise UserError(f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?")
+                raise UserError(
+                    f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?"
+                )
 
     def fingerprint(self) -> str:
         """sha256 over the configuration and every parameter: what the dense model's results are filed under."""
         config = self.model.config.to_dict()
-        for key in ("_name_or_path", "transformers_version"):  # where it lay and who saved it do not change what it computes
+        for key in (
+            "_name_or_path",
+            "transformers_version",
+        ):  # where it lay and who saved it do not change what it computes
             config.pop(key, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
         for name, tensor in self.model.named_parameters():

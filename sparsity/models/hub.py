@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import constants, resolve_revision
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but re-exported without `as`
 
 from sparsity.core import UserError
@@ -38,16 +44,16 @@ class Hub:
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         try:
-            config = configuration(self.name, revision=self.revision, trust_remote_code=self.trust_remote_code)
-        except OSError as err:
+            # Once, for all files: a push between two requests cannot mix two versions.
+            commit = resolve_revision(self.name, revision=self.revision).resolved
+            config = configuration(self.name, revision=commit, trust_remote_code=self.trust_remote_code)
+        except (OSError, RevisionResolutionError) as err:
             raise UserError(
                 f"{self.name}: got nothing from the hub ({first_line(err)}); expected the model to be there, or in the "
                 f"hub's cache on this machine; {self._advice(err)}"
             ) from err
-        # The commit that the configuration came from, so that a push between two requests cannot mix two versions.
-        commit = getattr(config, "_commit_hash", None) or self.revision
         model, tokenizer = read(self.name, config, dtype, revision=commit, trust_remote_code=self.trust_remote_code)
-        origin = {"source": "hub", "repo": self.name, "revision": commit or "unknown"}
+        origin = {"source": "hub", "repo": self.name, "revision": commit}
         return Loaded(model, tokenizer, self.name.rpartition("/")[2], origin)
 
     def _advice(self, err: BaseException) -> str:

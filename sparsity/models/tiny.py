@@ -62,8 +62,9 @@ class Tiny:
         with torch.no_grad():
             for parameter in model.parameters():  # a tied head appears once
                 if parameter.dim() == 2:  # the norms keep their ones
-                    noise = torch.randn(parameter.shape, generator=generator)
-                    parameter.copy_(noise / parameter.shape[1] ** 0.5)
+                    # Uniform: made of integers alone, so every processor draws the same bits. Its variance is 1/12.
+                    noise = torch.rand(parameter.shape, generator=generator) - 0.5
+                    parameter.copy_(noise * (12 / parameter.shape[1]) ** 0.5)
         return model.eval().requires_grad_(False)
 
 

@@ -1,4 +1,4 @@
-"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers call 2-of-4 "2:4"; for other n, some count zeros."""
+"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers write 2:4; for other n, some of them count zeros."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ class NofM:
 
     def __post_init__(self) -> None:
         if not 1 <= self.n <= self.m:
-            raise UserError(f"pattern n={self.n} of m={self.m} is out of range: expected 1 <= n <= m, n weights kept of m")
+            raise UserError(
+                f"pattern n={self.n} of m={self.m} is out of range: expected 1 <= n <= m, n weights kept of m"
+            )
 
     @property
     def sparsity(self) -> float:

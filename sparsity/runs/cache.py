@@ -32,11 +32,13 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().numpy())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def remembered(kind: str, content: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+def remembered(
+    kind: str, content: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+) -> Mapping[str, Tensor]:
     """The tensors filed under `content`, computed and filed if they are not there."""
     path = cache_dir() / kind / f"{content_hash(content)}.safetensors"
     found = _read(path) if path.exists() else None

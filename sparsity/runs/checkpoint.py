@@ -1,4 +1,4 @@
-"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, and the recipe beside them."""
+"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, and the recipe."""
 
 from __future__ import annotations
 
@@ -37,20 +37,25 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
             f"{perplexity['pruned']:.2f} (dense: {perplexity['dense']:.2f}), {protocol['windows']} windows of "
             f"{protocol['seqlen']} tokens of {result['dataset'].get('name', 'the evaluation text')}"
         )
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["pruned", "sparse", "sparsity-lab"]}
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["pruned", "sparse", "sparsity-lab"],
+    }
     recipe = {key: config[key] for key in ("method", "pattern", "corrector", "calibration", "scope", "dtype")}
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
 # {loaded.name}, {sparsity["found"]:.1%} of the pruned layers' weights zero
 
-Pruned after training, layer by layer. The weights are stored dense, with exact zeros: the file is as large as the dense model's, and
-it does not run faster by itself.
+Pruned after training, layer by layer. The weights are stored dense, with exact zeros: the file is as large as the dense model's,
+and it does not run faster by itself.
 
 | | |
 |---|---|
 | base model | {loaded.name} ({", ".join(f"{k}: {v}" for k, v in loaded.origin.items())}) |
-| sparsity asked / found | {sparsity["asked"]:.4f} / {sparsity["found"]:.4f} of {sparsity["weights"]:,} weights in {sparsity["layers"]} layers |
+| sparsity asked / found | {sparsity["asked"]:.4f} / {sparsity["found"]:.4f} |
+| pruned | {sparsity["weights"]:,} weights in {sparsity["layers"]} layers |
 | perplexity | {measured} |
 | mask sha256 | `{result["mask_sha256"]}` |
 | run key | `{result["run_key"]}` |
@@ -63,4 +68,3 @@ it does not run faster by itself.
 {yaml.safe_dump(recipe, sort_keys=False).strip()}
 ```
 """
-

@@ -16,7 +16,17 @@ from typing import Any
 import psutil
 import torch
 
-PACKAGES = ("sparsity-lab", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "omegaconf", "safetensors", "numpy")
+PACKAGES = (
+    "sparsity-lab",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "numpy",
+)
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -47,7 +57,9 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", "sparsity", "run.py") else "")
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--", "sparsity", "run.py") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -38,7 +38,9 @@ def run_key(settings: Settings, parts: Mapping[str, Any], device: torch.device, 
 def files_identity(options: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Path, bytes and modification time of every file that an option names, itself or as a folder."""
     named = [Path(value).expanduser() for value in options.values() if isinstance(value, str)]
-    files = [file for path in named if path.exists() for file in ([path] if path.is_file() else sorted(path.rglob("*")))]
+    files = [
+        file for path in named if path.exists() for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+    ]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 

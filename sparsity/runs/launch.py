@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -15,7 +16,7 @@ from .pipeline import Place, run
 def job(config: DictConfig) -> float | None:
     """One run. Returns the pruned model's perplexity, which a sweeper may minimise."""
     OmegaConf.set_struct(config, True)
-    result = run(config, place(HydraConfig.get(), config.name))
+    result = run(config, place(cast(DictConfig, HydraConfig.get()), config.name))
     perplexity: float | None = result.get("perplexity", {}).get("pruned")
     return perplexity
 

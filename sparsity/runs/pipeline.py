@@ -1,6 +1,6 @@
 """One run, from a composed configuration to a folder with a result.
 
-Mistakes surface in the order of their cost: options, files, the finished run that makes this one needless, the model's architecture,
+Mistakes surface in the order of their cost: options, files, the finished run that makes this one needless, the architecture,
 the composition (`plan`), the text; and only then anything is computed.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +17,21 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..core import Evaluator, Measured, Site, UserError
+from ..core import Site, UserError
 from ..datasets import sample, tokenise
 from ..engine import LayerReport, Plan, plan, prune, select
 from ..models import Decoder, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
 from .build import Parts, build, check_targets, components
-from .cache import remembered
 from .environment import environment, peak_memory
+from .evaluate import compare, references
 from .key import run_key
+from .preview import preview
 from .settings import Settings, read, resolve_device
 from .store import RESULT, RunStore, find_finished
 
@@ -40,18 +40,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's files go: its folder, and the folder under which finished runs are looked up."""
+    """Where a run's files go, the folder under which finished runs are looked up, and what was chosen in the groups."""
 
     folder: Path
     finished: Path
-    choices: Mapping[str, str]  # the options chosen in the groups, for people
+    choices: Mapping[str, str]
 
 
 @dataclass
 class Clock:
     """Seconds per stage."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("load", "calibrate", "prune", "evaluate"), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("load", "calibrate", "prune", "evaluate"), 0.0)
+    )
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
@@ -63,7 +65,7 @@ class Clock:
 
 
 def run(config: DictConfig, place: Place) -> dict[str, Any]:
-    """Do what the configuration says, or say that it was done. Returns the content of result.json ({} for plan=true)."""
+    """Do what the configuration says, or say that it was done. Returns the content of result.json, {} for plan=true."""
     settings = read(config)
     options = components(config)
     classes = check_targets(options, settings.allow)
@@ -71,77 +73,76 @@ def run(config: DictConfig, place: Place) -> dict[str, Any]:
     parts = build(options)
     parts.model.check()
     parts.dataset.check()
-    store = RunStore(place.folder)
     key = run_key(settings, options, device, classes)
-
-    if not (settings.plan or settings.rerun):
-        done = find_finished(place.finished, key)
+    store = RunStore(place.folder)
+    try:
+        if settings.plan:
+            _, decoder = _load(settings, parts)
+            preview(settings, parts, decoder, _plan(settings, parts, decoder))
+            return {}
+        done = None if settings.rerun else find_finished(place.finished, key)
         if done is not None:
             console.say("finished earlier, not repeated (rerun=true repeats it)")
-            store.drop_if_empty()
-            return _show(RunStore(done).result or {}, done)
-    if settings.plan:
-        store.drop_if_empty()
-    else:
-        _claim(store, key, settings.rerun)
-    try:
-        return _run(settings, parts, device, store, place, key, config)
+            result, folder = RunStore(done).result or {}, done
+        else:
+            _claim(store, key, settings.rerun)
+            resolved = OmegaConf.to_container(config, resolve=True)
+            assert isinstance(resolved, dict)
+            result, folder = (
+                _run(settings, parts, device, store, place, key, {str(k): v for k, v in resolved.items()}),
+                store.folder,
+            )
+        console.table(result, folder)
+        return result
     finally:
         store.drop_if_empty()
 
 
 def _run(
-    settings: Settings, parts: Parts, device: torch.device, store: RunStore, place: Place, key: str, config: DictConfig
+    settings: Settings,
+    parts: Parts,
+    device: torch.device,
+    store: RunStore,
+    place: Place,
+    key: str,
+    config: Mapping[str, Any],
 ) -> dict[str, Any]:
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     clock = Clock()
-    with clock("load"):
-        loaded = parts.model.load(settings.torch_dtype)
-        decoder = Decoder(loaded.model)
-    scope = settings.scope
-    sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
-    the_plan = plan(decoder, sites, parts.method, parts.pattern, parts.corrector, settings.layer_error)
-    if settings.plan:
-        asked = {site.name: parts.method.asked(site, parts.pattern) for site in sites}
-        text = {"dataset": place.choices["dataset"], **settings.calibration.model_dump()}
-        console.describe_plan(decoder, the_plan, asked, text, _memory(decoder, settings, the_plan))
-        return {}
-    if settings.save:
-        store.check_space(checkpoint.size(loaded))
-
-    with clock("load"):
+    with clock("load"), console.busy("loading"):
+        loaded, decoder = _load(settings, parts)
+        the_plan = _plan(settings, parts, decoder)
+        sites = list(the_plan.needs)
+        if settings.save:
+            store.check_space(checkpoint.size(loaded))
         ids_BT = _calibration_ids(settings, parts, loaded) if the_plan.last >= 0 else None
         ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if parts.evaluation else torch.empty(0)
-    for evaluator in parts.evaluation.values():
-        evaluator.check(ids_N)
+        for evaluator in parts.evaluation.values():
+            evaluator.check(ids_N)
     for name, shape in decoder.unpruned.items():
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
 
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
     where = environment(device)
-    store.text("config.yaml", f"# {where['command']}\n{OmegaConf.to_yaml(OmegaConf.create(resolved))}")
+    store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(config), sort_keys=False)}")
     store.json("environment.json", where)
-    parts.tracker.start(resolved)
+    parts.tracker.start(config)
 
-    with clock("evaluate"):
-        references = _references(parts.evaluation, decoder, ids_N, device)
+    with clock("evaluate"), console.busy("evaluating the dense model"):
+        dense = references(parts.evaluation, decoder, ids_N, device)
     with clock("prune"):
-        calibration = settings.calibration
-        stream = BlockStream(
-            decoder, ids_BT, batch_size=calibration.batch_size, propagate=calibration.propagate, device=device
-        )
-        reports = prune(stream, the_plan, parts.method, parts.pattern, parts.corrector, settings.layer_error)
-        rows, masks = [], hashlib.sha256()
+        size, propagate = settings.calibration.batch_size, settings.calibration.propagate
+        stream = BlockStream(decoder, ids_BT, batch_size=size, propagate=propagate, device=device)
+        reports = prune(stream, the_plan)
+        rows, digest = [], hashlib.sha256()
         for report in console.progress(reports, len(sites), len(decoder.blocks)):
             rows.append(_row(report, place.choices["method"]))
-            masks.update(np.packbits(report.keep_OI.cpu().numpy()))
+            digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
             parts.tracker.layer(rows[-1])
             if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
                 store.csv("layers.csv", rows)
     clock.seconds["calibrate"], clock.seconds["prune"] = stream.seconds, clock.seconds["prune"] - stream.seconds
-    with clock("evaluate"):
-        measured = _measure(parts.evaluation, decoder, ids_N, device, references)
+    with clock("evaluate"), console.busy("evaluating the pruned model"):
+        measured = compare(parts.evaluation, decoder, ids_N, device, dense)
     for found in measured.values():
         store.csv(f"{found.table}.csv", found.rows)
 
@@ -158,17 +159,28 @@ def _run(
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
         "sparsity": _recount(decoder, sites, rows),
-        "layers": _layers(rows),
+        "layers": {"pruned": len(rows), "all": len(decoder.sites), "relative_error_mean": _mean_error(rows)},
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "mask_sha256": masks.hexdigest(),
+        "mask_sha256": digest.hexdigest(),
     }
     if settings.save:
-        checkpoint.save(store, loaded, result, resolved)
+        checkpoint.save(store, loaded, result, config)
     parts.tracker.finish(result)
     store.json(RESULT, result)
-    return _show(result, store.folder)
+    return result
+
+
+def _load(settings: Settings, parts: Parts) -> tuple[Loaded, Decoder]:
+    loaded = parts.model.load(settings.torch_dtype)
+    return loaded, Decoder(loaded.model)
+
+
+def _plan(settings: Settings, parts: Parts, decoder: Decoder) -> Plan:
+    scope = settings.scope
+    sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
+    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, settings.layer_error)
 
 
 def _claim(store: RunStore, key: str, rerun: bool) -> None:
@@ -190,42 +202,6 @@ def _calibration_ids(settings: Settings, parts: Parts, loaded: Loaded) -> Tensor
     return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
 
-def _references(
-    evaluators: Mapping[str, Evaluator], decoder: Decoder, ids_N: Tensor, device: torch.device
-) -> dict[str, Mapping[str, Tensor]]:
-    """What the dense model answers, remembered between runs by all that can change it."""
-    if not evaluators:
-        return {}
-    known = {
-        "model": decoder.fingerprint(),
-        "text": hashlib.sha256(ids_N.numpy()).hexdigest(),
-        "device": device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    references = {}
-    for name, evaluator in evaluators.items():
-
-        def compute(evaluator: Evaluator = evaluator) -> Mapping[str, Tensor]:
-            with decoder.on(device):
-                return evaluator.reference(decoder, ids_N)
-
-        references[name] = remembered("dense", known | {"evaluator": repr(evaluator)}, compute)
-    return references
-
-
-def _measure(
-    evaluators: Mapping[str, Evaluator],
-    decoder: Decoder,
-    ids_N: Tensor,
-    device: torch.device,
-    references: Mapping[str, Mapping[str, Tensor]],
-) -> dict[str, Measured]:
-    with decoder.on(device):
-        return {name: e.compare(decoder, ids_N, references[name]) for name, e in evaluators.items()}
-
-
 def _row(report: LayerReport, method: str) -> dict[str, Any]:
     return {
         "block": report.site.block,
@@ -242,7 +218,7 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
     }
 
 
-def _recount(decoder: Decoder, sites: tuple[Site, ...], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
     weights = sum(row["rows"] * row["columns"] for row in rows)
     zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in sites)
@@ -250,35 +226,8 @@ def _recount(decoder: Decoder, sites: tuple[Site, ...], rows: list[dict[str, Any
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 
 
-def _layers(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    errors = [row["relative_error"] for row in rows if row["relative_error"] is not None]
-    known = [error for error in errors if math.isfinite(error)]
-    return {"count": len(rows), "relative_error_mean": sum(known) / len(known) if known else None}
-
-
-def _memory(decoder: Decoder, settings: Settings, the_plan: Plan) -> dict[str, int]:
-    """Bytes that a run will hold, by what holds them. Layers that turn out to see the same tensors share their statistics."""
-    parameters = list(decoder.model.parameters())
-    element = parameters[0].element_size()
-    tokens = settings.calibration.num_sequences * settings.calibration.seqlen if the_plan.last >= 0 else 0
-    hidden = decoder.model.config.get_text_config(decoder=True).hidden_size
-    statistics = Counter[int]()
-    for site, taps in the_plan.needs.items():
-        x_BTI = torch.empty(1, 1, decoder.layer(site).weight_OI.shape[1], dtype=parameters[0].dtype, device="meta")
-        statistics[site.block] += sum(_bytes(tap.statistic.zero(x_BTI)) for tap in taps)
-    return {
-        "weights": sum(p.numel() * p.element_size() for p in parameters),
-        "one block": max(sum(p.numel() for p in block.module.parameters()) for block in decoder.blocks) * element,
-        "a block's statistics (at most)": max(statistics.values()),
-        "hidden states": tokens * hidden * element,
-    }
-
-
-def _bytes(state: Any) -> int:
-    parts = state if isinstance(state, tuple) else (state,)
-    return sum(part.numel() * part.element_size() for part in parts if isinstance(part, Tensor))
-
-
-def _show(result: dict[str, Any], folder: Path) -> dict[str, Any]:
-    console.table(result, folder)
-    return result
+def _mean_error(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Over the layers whose error is known; None where it is of none."""
+    known = [row["relative_error"] for row in rows if row["relative_error"] is not None]
+    finite = [error for error in known if math.isfinite(error)]
+    return sum(finite) / len(finite) if finite else None

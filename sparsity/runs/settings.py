@@ -66,7 +66,8 @@ def read(config: DictConfig) -> Settings:
         raise UserError(f"not set: {', '.join(sorted(missing))}. These have no default: add {named}")
     options = OmegaConf.to_container(config, resolve=True)
     assert isinstance(options, dict)
-    return _checked("", lambda: Settings(**{key: options[key] for key in Settings.model_fields}))
+    settings: Settings = _checked("", lambda: Settings(**{key: options[key] for key in Settings.model_fields}))
+    return settings
 
 
 def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> None:
@@ -74,7 +75,9 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
     parameters = inspect.signature(target).parameters
     for key in arguments:
         if key not in parameters:
-            raise UserError(f"{path}.{key} is no option of {target.__name__}: expected one of {', '.join(parameters) or 'none'}")
+            raise UserError(
+                f"{path}.{key} is no option of {target.__name__}: expected one of {', '.join(parameters) or 'none'}"
+            )
     try:
         hints = get_type_hints(target.__init__)  # type: ignore[misc]
     except NameError:  # a class of the user's with names that only a type checker sees
@@ -92,19 +95,27 @@ def _checked(path: str, construct: Any) -> Any:
     except ValidationError as error:
         lines = []
         for detail in error.errors(include_url=False):
-            where = ".".join(filter(None, [path, *(str(part) for part in detail["loc"] if not str(part).startswith("function"))]))
-            lines.append(f"{where}={detail['input']} is not valid: {detail['msg'].replace('Input should be', 'expected')}")
+            where = ".".join(
+                filter(None, [path, *(str(part) for part in detail["loc"] if not str(part).startswith("function"))])
+            )
+            lines.append(
+                f"{where}={detail['input']} is not valid: {detail['msg'].replace('Input should be', 'expected')}"
+            )
         raise UserError("; ".join(dict.fromkeys(lines))) from error
 
 
 def resolve_device(name: str) -> torch.device:
     """`auto`: CUDA, else Apple's MPS, else the CPU. Raises `UserError` for a device that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"device={name} cannot be used ({reason}): expected auto, cpu, or a device of this machine") from error
+        raise UserError(
+            f"device={name} cannot be used ({reason}): expected auto, cpu, or a device of this machine"
+        ) from error
     return device

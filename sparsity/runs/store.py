@@ -32,7 +32,9 @@ class RunStore:
                 path.touch()
             (self.folder / "probe").unlink()
         except OSError as error:
-            raise UserError(f"{self.folder} cannot be written ({error.strerror}): choose another hydra.run.dir") from error
+            raise UserError(
+                f"{self.folder} cannot be written ({error.strerror}): choose another hydra.run.dir"
+            ) from error
 
     def check_space(self, needed: int) -> None:
         """Raise `UserError` if a checkpoint of so many bytes does not fit."""
@@ -96,7 +98,9 @@ def read_result(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected a result of this program. Delete it to run again") from error
+        raise UserError(
+            f"{path} cannot be read ({error}): expected a result of this program. Delete it to run again"
+        ) from error
     return result if isinstance(result, dict) else None
 
 

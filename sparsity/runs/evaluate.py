@@ -1,0 +1,49 @@
+"""The evaluations of one run: the dense model's answers, remembered between runs, and the pruned model's beside them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+import transformers
+from torch import Tensor
+
+from ..core import Evaluator, Measured
+from ..models import Decoder
+from .cache import remembered
+
+Evaluators = Mapping[str, Evaluator]
+References = Mapping[str, Mapping[str, Tensor]]
+
+
+def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device) -> References:
+    """What the dense model answers to each evaluator, filed under all that can change a bit of it."""
+    if not evaluators:
+        return {}
+    known = {
+        "model": decoder.fingerprint(),
+        "text": hashlib.sha256(ids_N.numpy().tobytes()).hexdigest(),
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+    def answer(evaluator: Evaluator) -> Mapping[str, Tensor]:
+        with decoder.on(device):
+            return evaluator.reference(decoder, ids_N)
+
+    return {
+        name: remembered("dense", known | {"evaluator": repr(evaluator)}, partial(answer, evaluator))
+        for name, evaluator in evaluators.items()
+    }
+
+
+def compare(
+    evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device, dense: References
+) -> dict[str, Measured]:
+    """What each evaluator finds of the pruned model."""
+    with decoder.on(device):
+        return {name: evaluator.compare(decoder, ids_N, dense[name]) for name, evaluator in evaluators.items()}
