@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -32,7 +33,10 @@ from transformers import (
     GPT2LMHeadModel,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    dynamic_module_utils,
 )
+from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
 from sparsity.models import cache, smollm2
@@ -189,6 +193,17 @@ def test_pruning_in_place_leaves_the_file_alone(tmp_path: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_reading_is_silent_and_leaves_the_logging_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = saved(TINY.load(None), tmp_path)
+    transformers_logging.enable_progress_bar()
+    transformers_logging.set_verbosity_warning()
+    capfd.readouterr()
+    Local(str(folder)).load(None)
+    assert capfd.readouterr() == ("", "")
+    assert transformers_logging.is_progress_bar_enabled()
+    assert transformers_logging.get_verbosity() == transformers_logging.WARNING
+
+
 def lose(names: Callable[[str], bool], folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file({n: w for n, w in weights.items() if not names(n)}, folder / "model.safetensors", {"format": "pt"})
@@ -197,6 +212,10 @@ def lose(names: Callable[[str], bool], folder: Path) -> None:
 def pickled(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
+
+
+def adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
 
 
 def sharded(folder: Path) -> None:
@@ -230,6 +249,7 @@ def without_tokenizer(folder: Path) -> None:
         (shutil.rmtree, "is no folder"),
         (lambda folder: (folder / "config.json").unlink(), "got no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "got no weights; expected model.safetensors"),
+        (adapter, "merge the adapter"),
         (pickled, "got pytorch_model.bin; expected model.safetensors; .*save_pretrained"),
         (sharded, "but not model-00001-of-00002.safetensors"),
         (lambda folder: (folder / "config.json").write_text('{"model'), "not a valid JSON.*readable config.json"),
@@ -326,6 +346,13 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_model_that_sees_pictures_is_refused(tmp_path: Path) -> None:
+    ViTConfig().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(UserError, match="got ViTConfig, for which transformers has no causal language model"):
+        Local(str(tmp_path)).check()
+
+
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 
@@ -366,15 +393,46 @@ def test_the_hub_says_why_it_has_nothing(monkeypatch: pytest.MonkeyPatch, cause:
         Hub("owner/model", COMMIT, False).load(None)  # a commit is taken at its word: the files are asked for first
 
 
-def test_the_hub_reads_its_cache_and_pins_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of owner/model in a hub cache, holding the tiny model."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repo = tmp_path / "models--owner--model"
-    saved(TINY.load(None), repo / "snapshots" / COMMIT)
-    (repo / "refs").mkdir()
+    (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(COMMIT)
+    return saved(TINY.load(None), repo / "snapshots" / COMMIT)
+
+
+@pytest.mark.usefixtures("cached")
+def test_the_hub_reads_its_cache_and_pins_the_commit() -> None:
     loaded = Hub("owner/model", None, False).load(None)
     assert same(loaded, TINY.load(None))
     assert (loaded.name, dict(loaded.origin)) == ("model", {"source": "hub", "repo": "owner/model", "revision": COMMIT})
+
+
+def test_pickled_weights_of_the_hub_are_not_opened(cached: Path) -> None:
+    pickled(cached)
+    with pytest.raises(UserError, match=r"expected model\.safetensors; .*save_pretrained"):
+        Hub("owner/model", None, False).load(None)
+
+
+def test_code_of_the_hub_runs_only_when_it_is_trusted(
+    cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers puts the folder there
+    (cached / "mine.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class Mine(LlamaConfig):\n    model_type = 'mine'\n"
+        "class MineForCausalLM(LlamaForCausalLM):\n    config_class = Mine\n"
+    )
+    own_code = {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    edited(cached, model_type="mine", architectures=["MineForCausalLM"], auto_map=own_code)
+    with pytest.raises(UserError, match="trust_remote_code=true"):
+        Hub("owner/model", None, False).load(None)
+    loaded = Hub("owner/model", None, True).load(None)
+    assert type(loaded.model).__name__ == "MineForCausalLM"
+    assert same(loaded, TINY.load(None))
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ class TextFiles:
                 raise UserError(
                     f"dataset.{part}={path} {got}. Expected a text file, .jsonl or .parquet; give its path."
                 )
-        if calibration.samefile(evaluation) or self.calibration_text() == self.evaluation_text():
+        if self.calibration_text() == self.evaluation_text():
             raise UserError(
                 f"dataset.calibration={calibration} and dataset.evaluation={evaluation} are the same text: perplexity "
                 "would be measured on what was calibrated on. Give two different texts."

@@ -25,7 +25,7 @@ def nll(model: Model, ids_BT: Tensor) -> Tensor:
         functional.cross_entropy(logits_TV[:-1].float(), target_T[1:])
         for logits_TV, target_T in zip(logits_BTV, targets_BT, strict=True)
     ]
-    return torch.stack(rows).double().cpu()
+    return torch.stack(rows).cpu().double()
 
 
 def perplexity(nll_W: Tensor) -> float:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import ModelSource
-from .settings import check_arguments
+from .errors import alternatives
+from .settings import Settings, check_arguments
 from .tracking import Tracker
 
 OURS = "sparsity"
@@ -50,6 +52,10 @@ def components(config: DictConfig) -> dict[str, Any]:
     """The component groups of a configuration, resolved. `evaluation=[]` leaves no such key: nothing is evaluated."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
+    known = (*Settings.model_fields, *COMPONENTS)
+    for key in container:  # `+key=...`, or a line of an experiment: Hydra takes both as they are
+        if key not in known:
+            raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")
     return {name: container.get(name) or {} for name in COMPONENTS}
 
 
@@ -58,16 +64,17 @@ def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
     classes = []
     for path, node in targets("", dict(parts)):
         target = str(node["_target_"])
-        if target.partition(".")[0] not in (OURS, *allow):
+        package = target.partition(".")[0]
+        if package not in (OURS, *allow):
             raise UserError(
-                f"{path}._target_={target} is refused: expected a class of {OURS}"
-                f"{''.join(f' or {package}' for package in allow)}. To run another package's code, name it: allow=[{target.partition('.')[0]}]"
+                f"{path}._target_={target} is refused: expected a class of {' or '.join((OURS, *allow))}. "
+                f"To run another package's code, name it: allow=[{package}]"
             )
         try:
-            cls = get_class(target)
+            cls = _class(target)
         except Exception as error:
             raise UserError(
-                f"{path}._target_={target} cannot be imported ({error}): expected package.Class. "
+                f"{path}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected package.Class. "
                 f"Is its folder on PYTHONPATH?"
             ) from error
         check_arguments(path, cls, {key: value for key, value in node.items() if not key.startswith("_")})
@@ -75,13 +82,21 @@ def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
     return classes
 
 
+def _class(target: str) -> type:
+    module, _, name = target.rpartition(".")
+    cls = getattr(import_module(module), name)
+    if not isinstance(cls, type):
+        raise TypeError(f"{name} is no class")
+    return cls
+
+
 def build(parts: Mapping[str, Any]) -> Parts:
-    """The components, constructed once. What a constructor refuses is raised as it said it."""
+    """The components, constructed once. What a constructor raises is raised as it said it."""
     try:
         # "all": with the default, Hydra 1.3 turns a dataclass nested in a mapping back into a DictConfig
         return Parts(**instantiate(OmegaConf.create(dict(parts)), _convert_="all"))
     except InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
-        raise (cause or UserError(str(error))) from error
+        raise cause from cause.__cause__

@@ -9,48 +9,99 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..core import UserError
+
+MISTAKES = (UserError, HydraException, OmegaConfBaseException)
+
+
+class Mistake(BaseException):
+    """A user's mistake inside a run. No `Exception`: Hydra would print all overrides in front of its message."""
+
+
+class PointFailed(Exception):
+    """A point of a sweep that failed, and was reported when it did. The other points are run all the same."""
 
 
 def explained(main: Callable[[], Any], conf: Path) -> None:
     """Run `main`; end with status 1 and one message after a user's mistake, with 130 after Ctrl-C."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    sys.argv[1:] = _flag_first(sys.argv[1:])
     try:
         main()
     except KeyboardInterrupt:
         _end("interrupted: the run folder has no result.json, so the same command starts this run again", 130)
-    except UserError as error:
-        _end(f"error: {error}", 1)
-    except (HydraException, OmegaConfBaseException) as error:
+    except PointFailed:
+        _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
+    except (*MISTAKES, Mistake) as error:
         _end(f"error: {describe(error, conf)}", 1)
+    except OSError as error:
+        if _in_job(error):
+            raise
+        option = "hydra.sweep.dir" if sys.argv[1:2] in (["-m"], ["--multirun"]) else "hydra.run.dir"
+        _end(f"error: {error.filename} cannot be made ({error.strerror}): choose another {option}", 1)
 
 
-def describe(error: BaseException, conf: Path) -> str:
+def hand_on(error: Exception, point: int | None) -> None:
+    """Raise what passes Hydra unchanged; return if `error` does. A point of a sweep, by its number, is reported at once."""
+    mistake = isinstance(error, MISTAKES)
+    if point is not None:
+        told = f"error: {describe(error)}" if mistake else "".join(traceback.format_exception(error)).rstrip()
+        sys.stdout.flush()
+        print(f"#{point} {told}", file=sys.stderr, flush=True)
+        raise PointFailed(f"#{point}") from error
+    if mistake:
+        raise Mistake(describe(error)) from error
+
+
+def describe(error: BaseException, conf: Path | None = None) -> str:
     """Hydra's message without its search path, and for an unknown key the keys that exist."""
-    text = re.sub(r"\n\s*Config search path:.*", "", str(error), flags=re.DOTALL)
+    text = re.sub(r"\n\s*(Config search path:.*|object_type=\S*)", "", str(error), flags=re.DOTALL)
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and cause is not None and str(cause).split("\n")[0] not in text:
         text += "\n" + str(cause).split("\n")[0]
     unknown = re.search(r"Could not override '([^']+)'", text)
-    return text.strip() + (_suggest(unknown.group(1), conf) if unknown else "")
+    if unknown and conf:
+        return f"There is no option {unknown.group(1)}.{_suggest(unknown.group(1), conf)}"
+    group = re.search(r"Could not load '([^/']+)/", text)  # of a list's entry Hydra does not say what there is
+    if group and conf:
+        text += f"\nAvailable options in '{group.group(1)}': {', '.join(sorted(f.stem for f in (conf / group.group(1)).glob('*.yaml')))}"
+    return text.strip()
 
 
 def _suggest(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
-        keys = list(_keys(OmegaConf.to_container(compose("config"))))
+        keys = list(_keys(OmegaConf.to_container(_chosen(conf))))
+    return alternatives(key, keys)
+
+
+def _chosen(conf: Path) -> DictConfig:
+    """The configuration with the groups' options that the command chose, and nothing else of it."""
+    groups = {folder.name for folder in conf.iterdir() if folder.is_dir()}
+    chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
+    try:
+        return compose("config", overrides=chosen)
+    except HydraException:  # several values, or an option that lies elsewhere: the defaults will do
+        return compose("config")
+
+
+def alternatives(key: str, keys: Collection[str]) -> str:
+    """What `key` may have meant, and the options beside it."""
     parent = key.rpartition(".")[0]
-    beside = [k for k in keys if k.rpartition(".")[0] == parent] or [k for k in keys if "." not in k]
+    beside = [k for k in keys if k.rpartition(".")[0] == parent]
+    if not beside:
+        parent, beside = "", [k for k in keys if "." not in k]
     close = difflib.get_close_matches(key, keys, n=3)
     hint = f"\nDid you mean: {', '.join(close)}?" if close else ""
     return f"{hint}\nOptions{f' of {parent}' if parent else ''}: {', '.join(sorted(beside))}"
@@ -59,9 +110,21 @@ def _suggest(key: str, conf: Path) -> str:
 def _keys(node: Any, path: str = "") -> Iterator[str]:
     for key, value in node.items():
         name = f"{path}.{key}" if path else str(key)
-        yield name
+        if not str(key).startswith("_"):  # _target_
+            yield name
         if isinstance(value, dict):
             yield from _keys(value, name)
+
+
+def _flag_first(arguments: list[str]) -> list[str]:
+    """-m in front: argparse refuses it between two overrides."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
+def _in_job(error: BaseException) -> bool:
+    """Was the error raised by a run, rather than by Hydra when it made the run's folder?"""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == f"{__package__}.launch" for frame in frames)
 
 
 def _end(message: str, status: int) -> None:

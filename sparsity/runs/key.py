@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,12 @@ def run_key(settings: Settings, parts: Mapping[str, Any], device: torch.device, 
 
 def files_identity(options: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Path, bytes and modification time of every file that an option names, itself or as a folder."""
-    named = [Path(value).expanduser() for value in options.values() if isinstance(value, str)]
-    files = [
-        file for path in named if path.exists() for file in ([path] if path.is_file() else sorted(path.rglob("*")))
+    named = [Path(os.path.expanduser(value)) for value in options.values() if isinstance(value, str)]
+    files = [  # os.path: a string that cannot be a path, such as a long separator, is not there rather than an error
+        file
+        for path in named
+        if os.path.exists(path)
+        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
     ]
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 

@@ -10,13 +10,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from .build import COMPONENTS
+from .errors import hand_on
 from .pipeline import Place, run
+from .store import RunStore
 
 
 def job(config: DictConfig) -> float | None:
     """One run. Returns the pruned model's perplexity, which a sweeper may minimise."""
     OmegaConf.set_struct(config, True)
-    result = run(config, place(cast(DictConfig, HydraConfig.get()), config.name))
+    hydra = cast(DictConfig, HydraConfig.get())
+    try:
+        result = run(config, place(hydra, config.name))
+    except Exception as error:
+        hand_on(error, hydra.job.num if hydra.mode == RunMode.MULTIRUN else None)
+        raise
+    finally:
+        RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()  # a mistake that was seen early leaves nothing behind
     perplexity: float | None = result.get("perplexity", {}).get("pruned")
     return perplexity
 

@@ -37,7 +37,7 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> N
         say(f"evaluation   {name}: {evaluator}")
     say(
         "memory       "
-        + ", ".join(f"{what} {held / 2**20:,.0f} MiB" for what, held in memory(settings, decoder, plan).items())
+        + ", ".join(f"{what} {held / 2**20:,.1f} MiB" for what, held in memory(settings, decoder, plan).items())
     )
     for name, shape in decoder.unpruned.items():
         say(f"not pruned   {name} {shape}: no linear layer's weight")

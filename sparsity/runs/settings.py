@@ -19,6 +19,13 @@ from ..stream import Propagate
 
 T = TypeVar("T")
 
+# Where pydantic's own words do not say what to write.
+EXPECTED = {
+    "list_type": "expected a list, such as [one,two]",
+    "bool_type": "expected true or false",
+    "string_pattern_mismatch": "expected letters, digits, and _ . -",
+}
+
 
 class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -59,7 +66,7 @@ class Settings(Options):
 
 
 def read(config: DictConfig) -> Settings:
-    """The settings of a composed configuration. Raises `UserError` naming every option that is missing, of the wrong type or range."""
+    """The settings of a composed configuration. `UserError` names every option that is missing, of the wrong type or out of range."""
     missing = OmegaConf.missing_keys(config)
     if missing:
         named = " ".join(f"{key}=..." for key in sorted(missing))
@@ -76,8 +83,12 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
     for key in arguments:
         if key not in parameters:
             raise UserError(
-                f"{path}.{key} is no option of {target.__name__}: expected one of {', '.join(parameters) or 'none'}"
+                f"{path}.{key} is no option of {target.__name__}: expected {', '.join(parameters) or 'none'}"
             )
+    for name, parameter in parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name not in arguments and parameter.default is parameter.empty and not variadic:
+            raise UserError(f"{path}.{name} is not set, which {target.__name__} needs: add {path}.{name}=...")
     try:
         hints = get_type_hints(target.__init__)  # type: ignore[misc]
     except NameError:  # a class of the user's with names that only a type checker sees
@@ -98,9 +109,8 @@ def _checked(path: str, construct: Any) -> Any:
             where = ".".join(
                 filter(None, [path, *(str(part) for part in detail["loc"] if not str(part).startswith("function"))])
             )
-            lines.append(
-                f"{where}={detail['input']} is not valid: {detail['msg'].replace('Input should be', 'expected')}"
-            )
+            expected = EXPECTED.get(detail["type"], detail["msg"].replace("Input should be", "expected"))
+            lines.append(f"{where}={detail['input']} is not valid: {expected}")
         raise UserError("; ".join(dict.fromkeys(lines))) from error
 
 
@@ -112,7 +122,10 @@ def resolve_device(name: str) -> torch.device:
         )
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+    except RuntimeError as error:
+        raise UserError(f"device={name} is no device: expected auto, cpu, cuda, cuda:1, mps, ...") from error
+    try:
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(

@@ -18,6 +18,7 @@ from typing import Any
 from ..core import UserError
 
 RESULT = "result.json"
+ENVIRONMENT = "environment.json"  # marks a folder as a run's
 
 
 class RunStore:
@@ -25,7 +26,14 @@ class RunStore:
         self.folder = folder
 
     def check_writable(self) -> None:
-        """Raise `UserError` now if the folder cannot be written, rather than after hours."""
+        """Raise `UserError` now if the folder cannot be written, rather than after hours, or holds something else than a run."""
+        if self.folder.is_dir():
+            names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
+            if names and not names & {ENVIRONMENT, RESULT}:
+                raise UserError(
+                    f"{self.folder} holds {', '.join(sorted(names)[:4])} and no run: expected an empty folder, or that of an "
+                    f"earlier run. Choose another hydra.run.dir"
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.writing("probe") as path:
@@ -83,8 +91,13 @@ class RunStore:
         self.text(name, content.getvalue())
 
     def unfinish(self) -> None:
-        """Withdraw an earlier result, so that the folder is unfinished while the run is repeated."""
+        """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
         (self.folder / RESULT).unlink(missing_ok=True)
+        if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
+            for folder in (self.folder / "model", *self.folder.glob(".model.*")):
+                shutil.rmtree(folder, ignore_errors=True)
+            for name in ("layers.csv", "windows.csv"):
+                (self.folder / name).unlink(missing_ok=True)
 
     def drop_if_empty(self) -> None:
         """Hydra makes the folder before it is known whether there is anything to put in it."""

@@ -1,0 +1,182 @@
+"""Break the code one line at a time; each break must turn a test red. A test suite that cannot fail proves nothing.
+
+    make mutants            or, for some of them:  python tests/mutants/run.py sweep perplexity
+
+Each mutant is a line of a file, what it becomes, and the tests that must notice. They run in copies of this checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("sparsity", "conf", "tests", "run.py", "pyproject.toml", "README.md")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str
+    line: str  # occurs exactly once in the file
+    becomes: str
+    tests: str
+
+
+LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
+IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
+
+MUTANTS = (
+    Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
+    Mutant(
+        "the sweep forgets the blocks to its right", LINALG, "error_KO, alpha=-1)", "error_KO, alpha=0)", IDENTITIES
+    ),
+    Mutant(
+        "removed weights keep their rounding",
+        LINALG,
+        "masked_fill_(~keep_IO, 0)",
+        "masked_fill_(~keep_IO & False, 0)",
+        IDENTITIES,
+    ),
+    Mutant("absolute damping", LINALG, "damp * gram_II.diagonal().mean()", "damp", IDENTITIES),
+    Mutant("no escalation", LINALG, "if info.item() == 0:", "if True:", IDENTITIES),
+    Mutant("dead inputs keep weights", "sparsity/methods/sparsegpt.py", ".masked_fill(dead_I, 0)", "", IDENTITIES),
+    Mutant(
+        "wanda without the root",
+        "sparsity/methods/wanda.py",
+        "(total_I / tokens).sqrt()",
+        "(total_I / tokens)",
+        IDENTITIES,
+    ),
+    Mutant("round for floor", f"{PATTERNS}/unstructured.py", "math.floor(", "round(", MASKS),
+    Mutant(
+        "binary for decimal",
+        f"{PATTERNS}/unstructured.py",
+        "Fraction(str(self.sparsity))",
+        "Fraction(self.sparsity)",
+        MASKS,
+    ),
+    Mutant("all ties removed", f"{PATTERNS}/unstructured.py", "(tied_GN & (", "(tied_GN | (", MASKS),
+    Mutant("row for layer scope", f"{PATTERNS}/unstructured.py", 'if scope == "row"', "if True", MASKS),
+    Mutant("n removed instead of kept", f"{PATTERNS}/n_of_m.py", ": self.m - self.n]", ": self.n]", MASKS),
+    Mutant(
+        "ties in any order",
+        f"{PATTERNS}/n_of_m.py",
+        "score_GM.argsort(dim=-1, stable=True)",
+        "score_GM.flip(1).argsort(dim=-1)",
+        MASKS,
+    ),
+    Mutant("first block's call for all", STREAM, "self._calls[i][block.index]", "self._calls[i][0]", WALK),
+    Mutant("dense propagation prunes", STREAM, "if self._passed is not None:", "if False:", WALK),
+    Mutant("states shared for ever", STREAM, "elif len(sites) < holders[id(folded)]:", "elif False:", WALK),
+    Mutant("only a layer's first call", STREAM, "for x_BTI in inputs:", "for x_BTI in inputs[:1]:", WALK),
+    Mutant("equal shapes taken for equal", STREAM, "or torch.equal(other_ANY, x_ANY)", "or True", WALK),
+    Mutant(
+        "corrector ignored",
+        "sparsity/engine.py",
+        "plan.corrector.correct(layer, pruned, known)",
+        "pruned.weight_OI",
+        WALK,
+    ),
+    Mutant("a pass too many", "sparsity/engine.py", "if block.index < plan.last:", "if True:", WALK),
+    Mutant(
+        "scope ignored",
+        "sparsity/engine.py",
+        "for site in decoder.sites if sites is None else sites:",
+        "for site in decoder.sites:",
+        WALK,
+    ),
+    Mutant(
+        "Conv1D not transposed", "sparsity/models/decoder.py", "weight.T if self.transposed else weight", "weight", WALK
+    ),
+    Mutant("attention taken for mlp", "sparsity/models/decoder.py", '"attention" in p for p', "False for p", WALK),
+    Mutant(
+        "perplexity shifted by one",
+        "sparsity/evaluation/perplexity.py",
+        "logits_TV[:-1].float(), target_T[1:]",
+        "logits_TV[1:].float(), target_T[1:]",
+        "tests/test_run.py",
+    ),
+    Mutant(
+        "windows overlap",
+        "sparsity/datasets/tokens.py",
+        "ids_N[: asked * seqlen].view(asked, seqlen)",
+        "ids_N.unfold(0, seqlen, 1)[:asked]",
+        "tests/test_datasets.py",
+    ),
+    Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weight_OI == 0", "weight_OI != 0", "tests/test_run.py"),
+    Mutant("any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_conf.py"),
+    Mutant(
+        "the key forgets the method",
+        "sparsity/runs/key.py",
+        'if name != "tracker"',
+        'if name not in ("tracker", "method")',
+        "tests/test_conf.py",
+    ),
+)
+
+
+def copied(into: Path) -> Path:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, into / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, into / name)
+    return into
+
+
+def tests_pass(checkout: Path, *tests: str) -> bool:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow and not cuda",
+        *tests,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, check=False).returncode == 0
+
+
+def survives(mutant: Mutant) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = copied(Path(folder))
+        path = checkout / mutant.file
+        source = path.read_text()
+        found = source.count(mutant.line)
+        if found != 1:
+            raise SystemExit(
+                f"{mutant.name}: {mutant.line!r} occurs {found} times in {mutant.file}: expected once. Mend the mutant"
+            )
+        path.write_text(source.replace(mutant.line, mutant.becomes))
+        return tests_pass(checkout, mutant.tests)
+
+
+def main(words: list[str]) -> None:
+    mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        if not tests_pass(copied(Path(folder)), *sorted({m.tests for m in mutants})):
+            raise SystemExit("the tests are red without any mutant: mend that first")
+    survivors = []
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for mutant, survived in zip(mutants, pool.map(survives, mutants), strict=True):
+            print(f"{'SURVIVED' if survived else 'killed':9} {mutant.name} ({mutant.file})", flush=True)
+            survivors += [mutant.name] * survived
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} killed")
+    if survivors:
+        raise SystemExit("survivors: " + ", ".join(survivors))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
