@@ -97,7 +97,7 @@ def plan(
 
 
 def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
-    """Prune the planned layers of the stream's model in place, a report for each as it is done. Whoever iterates does the logging."""
+    """Prune the planned layers of the stream's model in place, a report for each when done. Whoever iterates does the logging."""
     for block in stream.blocks:
         with block.on(stream.device):
             needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}

@@ -39,13 +39,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
-from sparsity.models import cache, smollm2
+from sparsity.models import Hub, Loaded, Local, ModelSource, SmolLM2, Tiny, cache, smollm2
 from sparsity.models.cache import MANIFEST, built, cache_dir
-from sparsity.models.hub import Hub
-from sparsity.models.local import Local
-from sparsity.models.smollm2 import SmolLM2
-from sparsity.models.source import Loaded, ModelSource
-from sparsity.models.tiny import Tiny
 
 CONF = Path(__file__).parents[1] / "conf" / "model"
 SOURCES: dict[str, Any] = {source.__name__: source for source in (Hub, Local, SmolLM2, Tiny)}
@@ -525,7 +520,8 @@ def test_two_threads_build_once_and_the_second_says_that_it_waits(
     def build(folder: Path) -> None:
         builds.append(folder)
         begun.set()
-        while "waiting for it" not in caplog.text:
+        patience = time.monotonic() + 10
+        while "waiting for it" not in caplog.text and time.monotonic() < patience:
             time.sleep(0.01)
         fill(folder)
 
@@ -535,6 +531,7 @@ def test_two_threads_build_once_and_the_second_says_that_it_waits(
     built(tmp_path / "thing", build)
     first.join()
     assert len(builds) == 1
+    assert "waiting for it" in caplog.text
 
 
 def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

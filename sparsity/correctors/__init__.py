@@ -1,4 +1,4 @@
-"""What the survivors become, given the mask, one corrector a file. A corrector sees the dense layer, so any goes with any method."""
+"""What the survivors become, given the mask, one corrector a file. It sees the dense layer, so any goes with any method."""
 
 from .none import NoCorrection
 

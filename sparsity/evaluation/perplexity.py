@@ -1,7 +1,7 @@
 """Perplexity = exp(mean NLL) over non-overlapping windows of the evaluation text, in nats per predicted token.
 
-Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at the
-end is dropped. Perplexities compare only at one window length. Every window's NLL is kept, so two models can be compared in pairs.
+Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at
+the end is dropped. Perplexities compare only at one window length. Every window's NLL is kept, so models can be compared in pairs.
 """
 
 from __future__ import annotations

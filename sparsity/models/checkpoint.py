@@ -88,7 +88,7 @@ def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
     reason = "it knows no word"
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **options)
-        for said in ("local_files_only", "is_local"):  # how it was read here; else it would be written into every export
+        for said in ("local_files_only", "is_local"):  # how it was read here: no part of an export
             tokenizer.init_kwargs.pop(said, None)
         # Where the files are missing, some classes (GPT2Tokenizer) come up empty instead of raising.
         if set(tokenizer("The cat sat.").input_ids) - set(tokenizer.all_special_ids):

@@ -1,4 +1,4 @@
-"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers write 2:4; for other n, some of them count zeros."""
+"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers write 2:4; for other n, some count zeros."""
 
 from __future__ import annotations
 

@@ -73,9 +73,10 @@ def describe(error: BaseException, conf: Path | None = None) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and conf:
         return f"There is no option {unknown.group(1)}.{_suggest(unknown.group(1), conf)}"
-    group = re.search(r"Could not load '([^/']+)/", text)  # of a list's entry Hydra does not say what there is
-    if group and conf:
-        text += f"\nAvailable options in '{group.group(1)}': {', '.join(sorted(f.stem for f in (conf / group.group(1)).glob('*.yaml')))}"
+    listed = re.search(r"Could not load '([^/']+)/", text)  # an entry of a list: Hydra does not say what there is
+    if listed and conf:
+        options = sorted(file.stem for file in (conf / listed.group(1)).glob("*.yaml"))
+        text += f"\nAvailable options in '{listed.group(1)}': {', '.join(options)}"
     return text.strip()
 
 

@@ -71,6 +71,8 @@ def run(config: DictConfig, place: Place) -> dict[str, Any]:
     classes = check_targets(options, settings.allow)
     device = resolve_device(settings.device)
     parts = build(options)
+    if parts.pattern.sparsity != settings.sparsity:
+        console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
     parts.model.check()
     parts.dataset.check()
     key = run_key(settings, options, device, classes)

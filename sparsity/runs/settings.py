@@ -66,7 +66,7 @@ class Settings(Options):
 
 
 def read(config: DictConfig) -> Settings:
-    """The settings of a composed configuration. `UserError` names every option that is missing, of the wrong type or out of range."""
+    """The settings of a composed configuration. `UserError` names all that is missing, of the wrong type or out of range."""
     missing = OmegaConf.missing_keys(config)
     if missing:
         named = " ".join(f"{key}=..." for key in sorted(missing))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..linalg import wide
+
 
 class SquaredNormState(NamedTuple):
     total_I: Tensor  # sum of squares per input
@@ -22,8 +24,9 @@ class SquaredNorm:
         return SquaredNormState(torch.zeros(x_BTI.shape[-1], dtype=dtype, device=x_BTI.device), 0)
 
     def add(self, state: SquaredNormState, x_BTI: Tensor) -> SquaredNormState:
-        x_NI = x_BTI.flatten(0, -2).to(state.total_I.dtype)
-        return SquaredNormState(state.total_I.add_(x_NI.square().sum(0)), state.tokens + len(x_NI))
+        x_NI = x_BTI.flatten(0, -2).to(wide(x_BTI.dtype))  # the terms as the model has them, only their sum in float64
+        squares_I = x_NI.square().sum(0, dtype=state.total_I.dtype)
+        return SquaredNormState(state.total_I.add_(squares_I), state.tokens + len(x_NI))
 
     def merge(self, a: SquaredNormState, b: SquaredNormState) -> SquaredNormState:
         return SquaredNormState(a.total_I + b.total_I, a.tokens + b.tokens)

@@ -1,0 +1,367 @@
+"""The device of a result is that of its inputs. Without a GPU: the tensor functions run on `meta` tensors in torch's fake mode,
+where a CPU tensor that was made by accident raises as soon as it meets one of them. With a GPU (`make test-cuda`): the walk itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import architectures as zoo
+import pytest
+import torch
+from problems import SITE
+from test_conf import OPTIONS
+from test_contract import assembled
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig
+
+from sparsity import evaluation, linalg, statistics
+from sparsity.core import Criterion, Folded, Layer, Pattern, Pruned, Scope, Stats
+from sparsity.correctors import NoCorrection
+from sparsity.engine import plan, prune
+from sparsity.evaluation.perplexity import nll
+from sparsity.methods import SparseGPT, Wanda
+from sparsity.models import Decoder
+from sparsity.patterns import NofM, Unstructured
+from sparsity.patterns.unstructured import keep_largest
+from sparsity.statistics import Gram, SquaredNorm
+from sparsity.stream import BlockStream
+
+O, I = 6, 16
+DTYPES = [torch.float32, torch.bfloat16]
+HALF = Unstructured(0.5)
+
+
+# --- the fake device --------------------------------------------------------------------------------------------------
+
+
+class ReadsZero(TorchDispatchMode):
+    """Whoever reads a number off a tensor gets 0, since `meta` tensors hold none: `info` 0 is LAPACK's success, for example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.reads += 1
+            return 0
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def elsewhere() -> Iterator[ReadsZero]:
+    """Tensors made by `away` live on a device that is not the CPU."""
+    with FakeTensorMode(), ReadsZero() as zeros:
+        yield zeros
+
+
+def away(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device="meta")
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from tensors(part)
+
+
+def shapes(value: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Of every tensor in the value, all of them away from the CPU."""
+    found = list(tensors(value))
+    assert all(isinstance(tensor, FakeTensor) and tensor.device.type == "meta" for tensor in found), value
+    return [(tuple(tensor.shape), tensor.dtype) for tensor in found]
+
+
+def pure(call: Callable[[], Any]) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """The shapes and dtypes of what `call` returns, if it made no tensor on the CPU and read no number off one."""
+    with elsewhere() as zeros:
+        found = shapes(call())
+    assert zeros.reads == 0, "reads numbers off its tensors: a branch on data belongs elsewhere"
+    return found
+
+
+PLANTED: dict[str, Callable[[], Any]] = {
+    "adds a CPU tensor": lambda: away(I) + torch.ones(I),
+    "multiplies by one": lambda: away(O, I) @ torch.eye(I),
+    "returns one": lambda: torch.zeros(I),
+    "returns one of two": lambda: (away(I), torch.zeros(I)),
+    "moves to the CPU": lambda: away(I).cpu(),
+    "writes into one": lambda: torch.zeros(I).add_(away(I)),
+    "branches on data": lambda: away(I) if away(I).sum() > 0 else away(O),
+    "reads a number": lambda: away(I) * away(1).item(),
+    "makes a list": lambda: away(I) * away(I).tolist()[0],
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_caught(name):
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        pure(PLANTED[name])
+
+
+def test_innocent_functions_pass():
+    found = pure(lambda: (away(O, I) * torch.ones(I, device="meta"), away(I).bool().logical_not(), 3))
+    assert found == [((O, I), torch.float32), ((I,), torch.bool)]
+
+
+# --- linalg -----------------------------------------------------------------------------------------------------------
+
+F32, F64, BF16, INFO, BOOL = torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.bool
+GRAM_32 = ((I, I), F32)
+
+
+def sweep(width: int, group: int | None, pattern: Pattern, scope: Scope) -> tuple[Callable[[], Any], list[Any]]:
+    choose = partial(pattern.keep, scope=scope)
+    return lambda: linalg.obs_sweep(away(O, I), away(I, I), choose, width, group), [((O, I), F32), ((O, I), BOOL)]
+
+
+# function -> a call on the fake device, and the shapes and dtypes that it returns
+LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
+    "layer_loss": [
+        (lambda: linalg.layer_loss(away(I, I), away(O, I)), [((), F32)]),
+        (lambda: linalg.layer_loss(away(I, I), away(O, I, dtype=BF16)), [((), F32)]),
+        (lambda: linalg.layer_loss(away(I, I, dtype=F64), away(O, I)), [((), F64)]),
+    ],
+    "relative_error": [
+        (lambda: linalg.relative_error(away(I, I), away(O, I), away(O, I)), [((), F32)]),
+        (lambda: linalg.relative_error(away(I, I), away(O, I, dtype=BF16), away(O, I, dtype=BF16)), [((), F32)]),
+    ],
+    "damped": [(lambda: linalg.damped(away(I, I), 0.01), [GRAM_32])],
+    "inverse_factor": [
+        (lambda: linalg.inverse_factor(away(I, I)), [GRAM_32, ((), INFO)]),
+        (lambda: linalg.inverse_factor(away(I, I, dtype=F64)), [((I, I), F64), ((), INFO)]),
+    ],
+    "obs_sweep": [sweep(8, None, HALF, "layer"), sweep(7, None, HALF, "row"), sweep(8, 4, NofM(2, 4), "row")],
+}
+LINALG_ELSE = {
+    "wide": "takes and returns a dtype, no tensor",
+    "Factor": "a pair that `escalate` returns: it computes nothing",
+    "escalate": "must read LAPACK's success: tested below, with the answer fed to it",
+}
+
+
+def public(module: Any) -> set[str]:
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
+    return {name for name in own if not name.startswith("_")}
+
+
+def test_every_function_of_linalg_is_tested_or_says_why_not():
+    assert {*LINALG} | {*LINALG_ELSE} == public(linalg)
+    assert not {*LINALG} & {*LINALG_ELSE}
+
+
+@pytest.mark.parametrize("name,call,expected", [(n, call, e) for n, rows in LINALG.items() for call, e in rows])
+def test_linalg_computes_where_its_inputs_are(name, call, expected):
+    assert pure(call) == expected
+
+
+def test_escalate_reads_one_number_and_computes_where_its_input_is():
+    with elsewhere() as zeros:
+        factor = linalg.escalate(away(I, I), 0.01)
+        assert shapes(factor) == [GRAM_32]
+        assert factor.damp == 0.01
+    assert zeros.reads == 1
+
+
+# --- statistics and patterns ------------------------------------------------------------------------------------------
+
+STATISTICS = {Gram(): [(I, I)], SquaredNorm(): [(I,)]}  # and the shapes of what they hold
+
+
+def test_every_statistic_is_tested():
+    folds = {c for name in statistics.__all__ if hasattr(c := getattr(statistics, name), "add")}
+    assert folds == {type(statistic) for statistic in STATISTICS}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("statistic", STATISTICS, ids=str)
+def test_statistics_fold_where_the_activations_are(statistic, dtype):
+    def fold():
+        state = statistic.zero(away(2, 5, I, dtype=dtype))
+        state = statistic.add(state, away(2, 5, I, dtype=dtype))
+        assert state.tokens == 10
+        return state, statistic.merge(state, state)
+
+    found = pure(fold)
+    assert [shape for shape, _ in found] == 2 * STATISTICS[statistic]
+    assert all(held in (torch.float32, torch.float64) for _, held in found)
+
+
+@pytest.mark.parametrize("scope", ["row", "layer"])
+@pytest.mark.parametrize("pattern", OPTIONS["pattern"])
+def test_patterns_choose_where_the_scores_are(pattern, scope):
+    made = assembled(("magnitude", pattern, "none")).pattern
+    for dtype in (*DTYPES, torch.float64):
+        assert pure(lambda dtype=dtype: made.keep(away(O, I, dtype=dtype), scope)) == [((O, I), BOOL)]
+
+
+@pytest.mark.parametrize("removed", [0, 1, I])
+def test_keep_largest_computes_where_the_scores_are(removed):
+    assert pure(lambda: keep_largest(away(O, I), removed)) == [((O, I), BOOL)]
+
+
+# --- every method and corrector ---------------------------------------------------------------------------------------
+
+
+def folded(taps: Any, dtype: torch.dtype) -> Stats:
+    """What a stream would have folded, on the fake device."""
+    x_BTI = away(2, 5, I, dtype=dtype)
+    return Stats(SITE, {tap: Folded(tap.statistic.add(tap.statistic.zero(x_BTI), x_BTI)) for tap in taps})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pattern", ["unstructured", "2of4"])
+@pytest.mark.parametrize("method", OPTIONS["method"])
+def test_methods_prune_where_the_weights_are(method, pattern, dtype):
+    parts = assembled((method, pattern, "none"))
+    with elsewhere() as zeros:
+        layer = Layer(SITE, away(O, I, dtype=dtype))
+        pruned = parts.method.prune(layer, parts.pattern, folded(parts.method.needs(SITE), dtype))
+        assert shapes((pruned.weight_OI, pruned.keep_OI)) == [((O, I), dtype), ((O, I), BOOL)]
+        assert all(isinstance(fact, float) for fact in pruned.facts.values())
+    if isinstance(parts.method, Criterion):
+        assert (
+            zeros.reads == 0
+        )  # scores branch on nothing; a whole method may look at LAPACK's success and report facts
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("corrector", OPTIONS["corrector"])
+def test_correctors_correct_where_the_weights_are(corrector, dtype):
+    made = assembled(("wanda", "unstructured", corrector)).corrector
+    with elsewhere():
+        layer = Layer(SITE, away(O, I, dtype=dtype))
+        pruned = Pruned(away(O, I, dtype=dtype), away(O, I, dtype=BOOL))
+        corrected_OI = made.correct(layer, pruned, folded(made.needs(SITE), dtype))
+        assert shapes(corrected_OI) == [((O, I), dtype)]
+
+
+# --- perplexity -------------------------------------------------------------------------------------------------------
+
+
+class Away:
+    """Says where its logits would be."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype = dtype
+
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        return away(*ids_BT.shape, zoo.VOCAB, dtype=self.dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_nll_is_computed_where_the_logits_are_and_comes_home(dtype):
+    """`perplexity` and the table read numbers off it, so it ends on the CPU: one float64 a window."""
+    with elsewhere() as zeros:
+        found = nll(Away(dtype), torch.zeros(3, 7, dtype=torch.long))
+        assert (found.shape, found.dtype, found.device.type) == ((3,), torch.float64, "cpu")
+    assert zeros.reads == 0
+    assert "Perplexity" in evaluation.__all__
+
+
+# --- a real device (make test-cuda) -----------------------------------------------------------------------------------
+
+CUDA = torch.device("cuda")
+
+
+def llama(**sizes: int) -> Decoder:
+    return Decoder(zoo.build(LlamaConfig(**zoo.LLAMA | sizes)))
+
+
+def walk(decoder: Decoder, method: Any, device: torch.device, pattern: Any = HALF, **options: Any) -> Iterator[Any]:
+    options = {"batch_size": 2, "propagate": "pruned"} | options
+    stream = BlockStream(decoder, zoo.ids(), device=device, **options)
+    return prune(stream, plan(decoder, method, pattern, NoCorrection(), layer_error=True))
+
+
+def exhaust(reports: Iterator[Any]) -> None:
+    """As a run does, which keeps no report: each holds its `keep_OI` on the device."""
+    deque(reports, maxlen=0)
+
+
+METHODS = [Wanda("row"), Wanda("layer"), SparseGPT("layer", 0.01, 16), SparseGPT("row", 0.01, 128)]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+@pytest.mark.parametrize("pattern", [HALF, NofM(2, 4)], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_device_prunes_what_the_cpu_prunes(method, pattern, propagate):
+    decoders = {device: llama() for device in (torch.device("cpu"), CUDA)}
+    here, there = (
+        list(walk(decoder, method, device, pattern, propagate=propagate)) for device, decoder in decoders.items()
+    )
+    assert {report.keep_OI.device.type for report in there} == {"cuda"}
+    differing = sum(int((a.keep_OI != b.keep_OI.cpu()).sum()) for a, b in zip(here, there, strict=True))
+    assert differing <= 0.001 * sum(report.keep_OI.numel() for report in here)  # ties within rounding
+    for a, b in zip(here, there, strict=True):
+        assert a.asked == a.found == b.asked == b.found
+        assert a.error == pytest.approx(b.error, rel=1e-2)
+        one, other = (decoder.layer(a.site).weight_OI for decoder in decoders.values())
+        assert (one - other).norm() <= 1e-2 * one.norm()
+
+
+@pytest.mark.cuda
+def test_blocks_visit_the_device_one_at_a_time():
+    decoder = llama()
+    for report in walk(decoder, Wanda("row"), CUDA):
+        there = {n.split(".")[2] for n, p in decoder.model.named_parameters() if p.device.type == "cuda"}
+        assert there == {str(report.site.block)}
+    assert {p.device.type for p in decoder.model.parameters()} == {"cpu"}
+    assert not any("forward" in vars(block.module) for block in decoder.blocks)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("method", [Wanda("row"), SparseGPT("layer", 0.01, 128)], ids=str)
+def test_the_walk_needs_one_block_not_the_model(method):
+    def deep() -> Decoder:
+        return llama(num_hidden_layers=32, hidden_size=256, intermediate_size=512)
+
+    exhaust(walk(deep(), method, CUDA))  # the libraries take their own memory at first use
+    decoder = deep()
+    size = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    resident = torch.cuda.memory_allocated()
+    exhaust(walk(decoder, method, CUDA))
+    peak = torch.cuda.max_memory_allocated() - resident
+    assert 0 < peak < size / 2, f"{peak / 2**20:.1f} MiB for a model of {size / 2**20:.1f} MiB"
+    assert torch.cuda.memory_allocated() - resident < size / 8  # nothing is left behind
+
+
+def gram_error() -> float:
+    """Of a Gram folded on the device in float32, relative. TF32 keeps 10 of 23 bits: 1e-4 in place of 1e-7."""
+    x_BTI = torch.randn(4, 256, 128, generator=torch.Generator().manual_seed(0))
+    state = Gram().add(Gram().zero(x_BTI.to(CUDA)), x_BTI.to(CUDA))
+    exact_II = Gram().add(Gram().zero(x_BTI.double()), x_BTI.double()).gram_II
+    return float((state.gram_II.cpu() - exact_II).norm() / exact_II.norm())
+
+
+@pytest.mark.cuda
+def test_the_gram_is_folded_in_full_precision():
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert gram_error() < 1e-5
+
+
+@pytest.mark.cuda
+def test_a_gram_in_tf32_is_told_from_one_in_full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    has_tf32 = torch.cuda.get_device_capability()[0] >= 8
+    assert (gram_error() > 1e-5) == has_tf32
+
+
+def test_the_tests_for_a_device_are_marked():
+    module = inspect.getmodule(test_the_tests_for_a_device_are_marked)
+    for name, test in inspect.getmembers(module, inspect.isfunction):
+        if name.startswith("test_") and {"CUDA", "gram_error"} & {*test.__code__.co_names}:
+            assert "cuda" in {mark.name for mark in getattr(test, "pytestmark", [])}, name
