@@ -171,9 +171,15 @@ class Corrector(Protocol):
 
 
 class Model(Protocol):
-    """What an evaluator may do with a model: ask for next-token logits (B, T, V) of ids (B, T)."""
+    """What an evaluator may do with a model."""
 
-    def logits(self, ids_BT: Tensor) -> Tensor: ...
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) of ids on any device."""
+        ...
+
+    def culprit(self, ids_BT: Tensor) -> str:
+        """The first module whose output on these ids holds a NaN or an infinity, for a message."""
+        ...
 
 
 @dataclass(frozen=True)

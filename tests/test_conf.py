@@ -199,8 +199,9 @@ def test_a_pattern_of_groups_does_not_read_the_sparsity():
 
 def key(*overrides: str, device: torch.device = CPU) -> str:
     config = compose("model=tiny", *(word for word in overrides if word != "model=tiny"))
-    parts = components(config)
-    return run_key(read(config), parts, device, check_targets(parts, [*config.allow]))
+    options = components(config)
+    classes, parts = check_targets(options, [*config.allow]), build(options)
+    return run_key(read(config), options, [*parts.model.files(), *parts.dataset.files()], device, classes)
 
 
 MATTERS = [
@@ -258,20 +259,21 @@ def test_who_watches_does_not_matter_and_the_kind_of_device_does():
     config = compose("model=tiny")
     settings, parts = read(config), components(config)
     watched = parts | {"tracker": {"_target_": "sparsity.runs.tracking.Another"}}
-    assert run_key(settings, watched, CPU, []) == run_key(settings, parts, CPU, [])
-    keys = [run_key(settings, parts, torch.device(name), []) for name in ("cpu", "cuda:0", "cuda:1")]
+    assert run_key(settings, watched, [], CPU, []) == run_key(settings, parts, [], CPU, [])
+    keys = [run_key(settings, parts, [], torch.device(name), []) for name in ("cpu", "cuda:0", "cuda:1")]
     assert keys[0] != keys[1] == keys[2]
 
 
 def test_a_file_that_changed_is_another_run(tmp_path):
     files = {name: tmp_path / f"{name}.txt" for name in ("calibration", "evaluation")}
     words = ["dataset=text", *(f"dataset.{name}={file}" for name, file in files.items())]
-    keys = []
-    for text in ("one", "another"):
-        for file in files.values():
-            file.write_text(text)
-            keys.append(key(*words))
-    assert len({*keys}) == 4
+    for file in files.values():
+        file.write_text("one")
+    keys = [key(*words)]
+    for file in files.values():
+        file.write_text("another")
+        keys.append(key(*words))
+    assert len({*keys}) == 3
 
 
 def test_code_that_changed_is_another_run(tmp_path, monkeypatch):
@@ -280,10 +282,10 @@ def test_code_that_changed_is_another_run(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     cls = get_class("a_users_method.Mine")
     settings, parts = read(compose("model=tiny")), components(compose("model=tiny"))
-    before = run_key(settings, parts, CPU, [cls])
-    assert before != run_key(settings, parts, CPU, [])
+    before = run_key(settings, parts, [], CPU, [cls])
+    assert before != run_key(settings, parts, [], CPU, [])
     file.write_text("class Mine: ...  # with another thought\n")
-    assert run_key(settings, parts, CPU, [cls]) != before
+    assert run_key(settings, parts, [], CPU, [cls]) != before
 
 
 # --- the guard --------------------------------------------------------------------------------------------------------
@@ -351,6 +353,18 @@ def test_ours_is_no_way_round_to_another_package(target):
     """A module of ours holds the names that it imported."""
     with pytest.raises(UserError, match=re.escape(f"method._target_={target}")):
         check_targets({"method": {"_target_": target}}, [])
+
+
+@pytest.mark.parametrize("name", ["runs.store.Path", "linalg.Tensor", "runs.key.Settings.model_fields"])
+def test_a_name_that_we_imported_is_no_class_of_ours(name):
+    with pytest.raises(UserError, match=re.escape(f"method._target_=sparsity.{name}")):
+        check_targets({"method": {"_target_": f"sparsity.{name}"}}, [])
+
+
+@pytest.mark.parametrize("switch", [{"_partial_": True}, {"_args_": ["row"]}, {"_recursive_": False}])
+def test_a_target_is_called_with_its_options_and_nothing_else(switch):
+    with pytest.raises(UserError, match=rf"method\.{next(iter(switch))} is refused"):
+        check_targets({"method": OURS | switch}, [])
 
 
 def test_an_allowed_package_may_be_named(foreign):

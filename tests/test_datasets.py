@@ -42,7 +42,7 @@ def write_rows(path: Path, rows: list[str], field: str = "text") -> None:
         pyarrow.parquet.write_table(pyarrow.table({"number": list(range(len(rows))), field: rows}), path)
         return
     lines = "".join(json.dumps({field: row, "url": "u"}, ensure_ascii=False) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    path.write_bytes(gzip.compress(lines, mtime=0) if path.suffix == ".gz" else lines)
 
 
 # --- configuration ----------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_tilde_is_the_home_folder(tmp_path: Path, other: Path, monkeypatch: pyte
         ("missing.txt", None, r"dataset\.calibration=.*missing\.txt does not exist.*Expected.*give its path"),
         (".", None, r"dataset\.calibration=.* is a folder.*Expected.*give its path"),
         ("latin.txt", "caf\u00e9 ".encode("latin-1"), r"latin\.txt is not UTF-8 \(byte 3.*Expected.*convert"),
-        ("packed.gz", gzip.compress(b"text"), r"packed\.gz is not UTF-8.*unpack"),
+        ("packed.gz", gzip.compress(b"text", mtime=0), r"packed\.gz is not UTF-8.*unpack"),
         ("latin.jsonl", '{"text": "\u00e9"}'.encode("latin-1"), r"latin\.jsonl is not UTF-8"),
         ("empty.txt", b" \n ", r"empty\.txt holds no text.*Expected.*give another"),
         ("empty.jsonl", b'{"text": ""}\n', r"empty\.jsonl holds no text"),

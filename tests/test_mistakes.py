@@ -172,7 +172,9 @@ def test_activations_that_overflow_are_named(work):
 def test_a_dense_model_that_breaks_is_said(work):
     own = checkpoint(work / "own", overflow)
     ended = command(*SMALL, *MEASURED, "model=local", own, "hydra.run.dir=run", "save=true")
-    assert_refused(ended, "the dense model's NLL on evaluation window 0 is nan", "check the model's weights")
+    assert_refused(
+        ended, "the dense model's NLL on evaluation window 0 is nan", "model.layers.0.mlp.down_proj", "check its"
+    )
     assert {path.name for path in Path("run").iterdir()} <= {"config.yaml", "environment.json"}
     assert not list(Path("cache").rglob("*.safetensors"))  # nor is it remembered
 

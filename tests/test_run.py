@@ -292,6 +292,9 @@ class Stub:
     def __init__(self, rule):
         self.logits = rule
 
+    def culprit(self, ids_BT):
+        return f"token {ids_BT[0, 0]}"
+
 
 IDS = torch.randint(50, (10 * L + 7,), generator=torch.Generator().manual_seed(0))
 
@@ -318,7 +321,9 @@ def test_a_window_that_is_not_finite_is_named():
         logits_BTV[(ids_BT == IDS[4 * L : 5 * L]).all(1)] = torch.nan
         return logits_BTV
 
-    with pytest.raises(UserError, match="the dense model's NLL on evaluation window 4 is nan"):
+    with pytest.raises(
+        UserError, match=rf"dense model's NLL on evaluation window 4 is nan.* out of token {IDS[4 * L]}\."
+    ):
         Perplexity(seqlen=L, windows=None, batch_size=3).reference(Stub(breaks), IDS)
 
 

@@ -7,6 +7,7 @@ hash: names, revisions and paths can all be right while the text is another.
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Protocol
 
 
@@ -15,6 +16,10 @@ class TextSource(Protocol):
 
     def check(self) -> None:
         """Raise `UserError` for every mistake that can be seen without the network: called before a model is loaded."""
+        ...
+
+    def files(self) -> list[Path]:
+        """The files of this machine that hold the texts: a result is theirs as long as they do not change."""
         ...
 
     def calibration_text(self) -> str: ...

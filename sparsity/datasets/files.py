@@ -21,7 +21,7 @@ class TextFiles:
 
     def check(self) -> None:
         """Reads both files: parsing them is cheap beside loading a model, and a bad line 20,000 is found at once."""
-        calibration, evaluation = Path(self.calibration).expanduser(), Path(self.evaluation).expanduser()
+        calibration, evaluation = self.files()
         for part, path in (("calibration", calibration), ("evaluation", evaluation)):
             if not path.is_file():
                 got = "is a folder" if path.is_dir() else "does not exist"
@@ -34,11 +34,14 @@ class TextFiles:
                 "would be measured on what was calibrated on. Give two different texts."
             )
 
+    def files(self) -> list[Path]:
+        return [Path(self.calibration).expanduser(), Path(self.evaluation).expanduser()]
+
     def calibration_text(self) -> str:
-        return _read(Path(self.calibration).expanduser(), self.field, self.separator)
+        return _read(self.files()[0], self.field, self.separator)
 
     def evaluation_text(self) -> str:
-        return _read(Path(self.evaluation).expanduser(), self.field, self.separator)
+        return _read(self.files()[1], self.field, self.separator)
 
     def describe(self) -> dict[str, str]:
         return {"name": "text", "calibration": self.calibration, "evaluation": self.evaluation, **hashes(self)}

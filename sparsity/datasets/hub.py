@@ -57,6 +57,10 @@ class HubText:
                 f"dataset.repo={self.repo} is not a folder here. Expected one, or OWNER/NAME of the hub; check it."
             )
 
+    def files(self) -> list[Path]:
+        folder = Path(self.repo).expanduser()
+        return [folder / self.calibration, folder / self.evaluation] if folder.is_dir() else []
+
     def calibration_text(self) -> str:
         return _text(self, self.calibration, self.calibration_documents)
 

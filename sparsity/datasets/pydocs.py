@@ -15,6 +15,7 @@ import platform
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from sparsity.core import UserError
 from sparsity.datasets.base import hashes
@@ -33,6 +34,9 @@ class PyDocs:
                 "standard CPython. Use one, or give local files: "
                 "dataset=text dataset.calibration=FILE dataset.evaluation=FILE"
             ) from error
+
+    def files(self) -> list[Path]:
+        return []
 
     def calibration_text(self) -> str:
         return _parts()[0]

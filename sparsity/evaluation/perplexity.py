@@ -72,7 +72,7 @@ class Perplexity:
         if not nll_W.isfinite().all():
             first = int((~nll_W.isfinite()).nonzero()[0])
             raise UserError(
-                f"the {which} model's NLL on evaluation window {first} is {nll_W[first].item()}: expected a finite number. "
-                f"Try dtype=float32, or check the model's weights"
+                f"the {which} model's NLL on evaluation window {first} is {nll_W[first].item()}: expected a finite number. The "
+                f"first NaN or infinity comes out of {model.culprit(ids_WT[first][None])}. Try dtype=float32, or check its weights"
             )
         return nll_W

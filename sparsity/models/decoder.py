@@ -141,6 +141,25 @@ class Decoder:
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
         return logits
 
+    def culprit(self, ids_BT: Tensor) -> str:
+        """The first module whose output on these ids holds a NaN or an infinity, for a message."""
+        found: list[str] = []
+
+        def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+            def look(module: nn.Module, args: Any, output: Any) -> None:
+                if isinstance(output, Tensor) and not output.isfinite().all():
+                    found.append(name)
+
+            return look
+
+        handles = [module.register_forward_hook(hook(name)) for name, module in self.model.named_modules() if name]
+        try:
+            self.logits(ids_BT)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else "no module"
+
     @torch.no_grad()
     def record(self, ids_BT: Tensor) -> tuple[Tensor, list[Call]]:
         """The hidden states (B, T, I) in front of the first block, and every block's own call. Runs no block."""

@@ -41,6 +41,9 @@ class Hub:
                 f"use model=local model.path={self.name}, or run in another folder"
             )
 
+    def files(self) -> list[Path]:
+        return []
+
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         try:

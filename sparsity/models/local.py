@@ -40,6 +40,9 @@ class Local:
             )
         self._configuration()
 
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.folder.iterdir() if path.is_file())
+
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         model, tokenizer = read(self.folder, self._configuration(), dtype, local_files_only=True)

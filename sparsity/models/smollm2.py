@@ -54,6 +54,9 @@ class SmolLM2:
                 f"run `{sys.executable} -m ensurepip` ({ELSEWHERE})"
             )
 
+    def files(self) -> list[Path]:
+        return []
+
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         folder = built(self.folder, self._build)

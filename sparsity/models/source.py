@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,10 @@ class Loaded:
 class ModelSource(Protocol):
     def check(self) -> None:
         """Raise `UserError` for what can be seen without a network and without weights: a bad path, a bad name."""
+        ...
+
+    def files(self) -> list[Path]:
+        """The files of this machine that `load` would read: a result is theirs as long as they do not change."""
         ...
 
     def load(self, dtype: torch.dtype | None) -> Loaded:

@@ -7,6 +7,7 @@ the bits depend on this file and the seed alone. The sizes are multiples of 8: 2
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -35,6 +36,9 @@ class Tiny:
             raise UserError(f"got model.hidden_size={self.hidden_size}; expected a multiple of 8; try 64")
         if self.num_blocks < 1:
             raise UserError(f"got model.num_blocks={self.num_blocks}; expected at least one block; try 2")
+
+    def files(self) -> list[Path]:
+        return []
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()

@@ -64,11 +64,11 @@ def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
     classes = []
     for path, node in targets("", dict(parts)):
         target = str(node["_target_"])
-        package = target.partition(".")[0]
-        if package not in (OURS, *allow):
+        _check_package(f"{path}._target_={target}", target, allow)
+        switches = [key for key in node if key.startswith("_") and key != "_target_"]
+        if switches:  # _partial_, _args_, ...: Hydra's, for more than a constructor call
             raise UserError(
-                f"{path}._target_={target} is refused: expected a class of {' or '.join((OURS, *allow))}. "
-                f"To run another package's code, name it: allow=[{package}]"
+                f"{path}.{switches[0]} is refused: expected _target_ and the options of its class, nothing else"
             )
         try:
             cls = _class(target)
@@ -77,9 +77,19 @@ def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
                 f"{path}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected package.Class. "
                 f"Is its folder on PYTHONPATH?"
             ) from error
-        check_arguments(path, cls, {key: value for key, value in node.items() if not key.startswith("_")})
+        _check_package(f"{path}._target_={target}, which is {cls.__module__}.{cls.__name__},", cls.__module__, allow)
+        check_arguments(path, cls, {key: value for key, value in node.items() if key != "_target_"})
         classes.append(cls)
     return classes
+
+
+def _check_package(what: str, module: str, allow: list[str]) -> None:
+    package = module.partition(".")[0]
+    if package not in (OURS, *allow):
+        raise UserError(
+            f"{what} is refused: expected a class of {' or '.join((OURS, *allow))}. "
+            f"To run another package's code, name it: allow=[{package}]"
+        )
 
 
 def _class(target: str) -> type:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
+import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,27 @@ from .settings import Settings
 PACKAGE = Path(__file__).parents[1]
 
 
-def run_key(settings: Settings, parts: Mapping[str, Any], device: torch.device, classes: Iterable[type]) -> str:
-    """16 hexadecimal digits. `parts`: the components' resolved options; `classes`: what their targets name."""
+def run_key(
+    settings: Settings,
+    options: Mapping[str, Any],
+    files: Iterable[Path],
+    device: torch.device,
+    classes: Iterable[type],
+) -> str:
+    """16 hexadecimal digits. `options`: the components', resolved; `files`: what they read; `classes`: what they name."""
     # sparsity and seed act through the components that read them: 2-of-4 is the same run whatever `sparsity` says
     computed = settings.model_dump(exclude={"name", "sparsity", "seed", "device", "allow", "plan", "rerun"})
     matters = {
         "settings": computed,
-        "parts": {name: part for name, part in parts.items() if name != "tracker"},
-        "files": {name: files_identity(parts[name]) for name in ("model", "dataset")},
+        "options": {group: chosen for group, chosen in options.items() if group != "tracker"},
+        "files": [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files],
         "device": device.type,
         "code": code_version(classes),
+        "python": platform.python_version(),  # whose manual dataset=pydocs is
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
     return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def files_identity(options: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Path, bytes and modification time of every file that an option names, itself or as a folder."""
-    named = [Path(os.path.expanduser(value)) for value in options.values() if isinstance(value, str)]
-    files = [  # os.path: a string that cannot be a path, such as a long separator, is not there rather than an error
-        file
-        for path in named
-        if os.path.exists(path)
-        for file in ([path] if path.is_file() else sorted(path.rglob("*")))
-    ]
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
 
 
 def code_version(classes: Iterable[type]) -> str:

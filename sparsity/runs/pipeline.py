@@ -75,29 +75,26 @@ def run(config: DictConfig, place: Place) -> dict[str, Any]:
         console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
     parts.model.check()
     parts.dataset.check()
-    key = run_key(settings, options, device, classes)
+    key = run_key(settings, options, [*parts.model.files(), *parts.dataset.files()], device, classes)
+    if settings.plan:
+        _, decoder = _load(settings, parts)
+        preview(settings, parts, decoder, _plan(settings, parts, decoder))
+        return {}
     store = RunStore(place.folder)
-    try:
-        if settings.plan:
-            _, decoder = _load(settings, parts)
-            preview(settings, parts, decoder, _plan(settings, parts, decoder))
-            return {}
-        done = None if settings.rerun else find_finished(place.finished, key)
-        if done is not None:
-            console.say("finished earlier, not repeated (rerun=true repeats it)")
-            result, folder = RunStore(done).result or {}, done
-        else:
-            _claim(store, key, settings.rerun)
-            resolved = OmegaConf.to_container(config, resolve=True)
-            assert isinstance(resolved, dict)
-            result, folder = (
-                _run(settings, parts, device, store, place, key, {str(k): v for k, v in resolved.items()}),
-                store.folder,
-            )
-        console.table(result, folder)
-        return result
-    finally:
-        store.drop_if_empty()
+    done = None if settings.rerun else find_finished(place.finished, key)
+    if done is not None:
+        console.say("finished earlier, not repeated (rerun=true repeats it)")
+        result, folder = RunStore(done).result or {}, done
+    else:
+        _claim(store, key, settings.rerun)
+        resolved = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(resolved, dict)
+        result, folder = (
+            _run(settings, parts, device, store, place, key, {str(k): v for k, v in resolved.items()}),
+            place.folder,
+        )
+    console.table(result, folder)
+    return result
 
 
 def _run(

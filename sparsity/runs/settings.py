@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,8 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from ..core import Role, UserError
 from ..engine import LayerError
 from ..stream import Propagate
-
-T = TypeVar("T")
 
 # Where pydantic's own words do not say what to write.
 EXPECTED = {
