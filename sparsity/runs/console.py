@@ -75,7 +75,9 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
         "seconds": f"{sum(result['seconds'].values()):.1f}",
         "peak memory": f"{result['peak_memory_bytes'] / 2**30:.2f} GiB",
     }
-    view = Table(*(name for name in cells), box=None, padding=(0, 3, 0, 0))
+    view = Table(box=None, padding=(0, 2, 0, 0))
+    for name in cells:
+        view.add_column(name, no_wrap=True)
     view.add_row(*cells.values())
     console.print(view)
 
