@@ -14,9 +14,9 @@ from typing import Any
 import architectures as zoo
 import pytest
 import torch
+from composing import OPTIONS
+from contract import assembled
 from problems import SITE
-from test_conf import OPTIONS
-from test_contract import assembled
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import MEASURED, SMALL, UNMEASURED, Ended, command, process, refuse, workplace
+from checkpoints import save, tiny
+from commands import MEASURED, SMALL, UNMEASURED, Ended, command, process, refuse, workplace
 from transformers import BertConfig, BertForMaskedLM
 
 from sparsity.models import Decoder, Tiny
@@ -133,11 +134,9 @@ def test_a_typo_in_an_experiment_is_no_option_either(work):
 
 def checkpoint(folder: Path, change) -> str:
     """model.path=... of a tiny checkpoint after `change(its blocks' MLPs)`."""
-    loaded = Tiny(seed=0, hidden_size=64, num_blocks=2, tie_word_embeddings=True).load(None)
+    loaded = tiny()
     change([block.mlp for block in loaded.model.model.layers])
-    loaded.model.save_pretrained(folder)
-    loaded.tokenizer.save_pretrained(folder)
-    return f"model.path={folder}"
+    return f"model.path={save(loaded, folder)}"
 
 
 def test_a_model_that_predicts_no_next_token(work):

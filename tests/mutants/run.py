@@ -101,23 +101,25 @@ MUTANTS = (
         "sparsity/evaluation/perplexity.py",
         "logits_TV[:-1].float(), target_T[1:]",
         "logits_TV[1:].float(), target_T[1:]",
-        "tests/test_run.py",
+        "tests/test_perplexity.py",
     ),
     Mutant(
         "windows overlap",
         "sparsity/datasets/tokens.py",
         "ids_N[: asked * seqlen].view(asked, seqlen)",
         "ids_N.unfold(0, seqlen, 1)[:asked]",
-        "tests/test_datasets.py",
+        "tests/test_tokens.py",
     ),
     Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weight_OI == 0", "weight_OI != 0", "tests/test_run.py"),
-    Mutant("any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_conf.py"),
+    Mutant(
+        "any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_target_guard.py"
+    ),
     Mutant(
         "the key forgets the method",
         "sparsity/runs/key.py",
-        'if name != "tracker"',
-        'if name not in ("tracker", "method")',
-        "tests/test_conf.py",
+        'if group != "tracker"',
+        'if group not in ("tracker", "method")',
+        "tests/test_run_key.py",
     ),
 )
 
