@@ -21,7 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..core import Site, UserError
+from ..core import UserError
 from ..datasets import sample, tokenise
 from ..engine import LayerReport, Plan, plan, prune, select
 from ..models import Decoder, Loaded
@@ -64,8 +64,42 @@ class Clock:
             self.seconds[stage] += time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Job:
+    """A configuration that was found sound without a model, and where its files go."""
+
+    settings: Settings
+    parts: Parts
+    device: torch.device
+    key: str
+    config: Mapping[str, Any]  # resolved, for the record
+    place: Place
+
+    @property
+    def store(self) -> RunStore:
+        return RunStore(self.place.folder)
+
+
 def run(config: DictConfig, place: Place) -> dict[str, Any]:
     """Do what the configuration says, or say that it was done. Returns the content of result.json, {} for plan=true."""
+    job = prepare(config, place)
+    if job.settings.plan:
+        _, decoder = _load(job)
+        preview(job.settings, job.parts, decoder, _plan(job, decoder))
+        return {}
+    done = None if job.settings.rerun else find_finished(place.finished, job.key)
+    if done is not None:
+        console.say("finished earlier, not repeated (rerun=true repeats it)")
+        result, folder = RunStore(done).result or {}, done
+    else:
+        _claim(job)
+        result, folder = _run(job), place.folder
+    console.table(result, folder)
+    return result
+
+
+def prepare(config: DictConfig, place: Place) -> Job:
+    """Every mistake that can be seen in milliseconds is raised here."""
     settings = read(config)
     options = components(config)
     classes = check_targets(options, settings.allow)
@@ -76,127 +110,117 @@ def run(config: DictConfig, place: Place) -> dict[str, Any]:
     parts.model.check()
     parts.dataset.check()
     key = run_key(settings, options, [*parts.model.files(), *parts.dataset.files()], device, classes)
-    if settings.plan:
-        _, decoder = _load(settings, parts)
-        preview(settings, parts, decoder, _plan(settings, parts, decoder))
-        return {}
-    store = RunStore(place.folder)
-    done = None if settings.rerun else find_finished(place.finished, key)
-    if done is not None:
-        console.say("finished earlier, not repeated (rerun=true repeats it)")
-        result, folder = RunStore(done).result or {}, done
-    else:
-        _claim(store, key, settings.rerun)
-        resolved = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(resolved, dict)
-        result, folder = (
-            _run(settings, parts, device, store, place, key, {str(k): v for k, v in resolved.items()}),
-            place.folder,
-        )
-    console.table(result, folder)
-    return result
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
 
 
-def _run(
-    settings: Settings,
-    parts: Parts,
-    device: torch.device,
-    store: RunStore,
-    place: Place,
-    key: str,
-    config: Mapping[str, Any],
-) -> dict[str, Any]:
+def _run(job: Job) -> dict[str, Any]:
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
-    clock = Clock()
+    settings, parts, store, clock = job.settings, job.parts, job.store, Clock()
     with clock("load"), console.busy("loading"):
-        loaded, decoder = _load(settings, parts)
-        the_plan = _plan(settings, parts, decoder)
-        sites = list(the_plan.needs)
+        loaded, decoder = _load(job)
+        the_plan = _plan(job, decoder)
         if settings.save:
             store.check_space(checkpoint.size(loaded))
-        ids_BT = _calibration_ids(settings, parts, loaded) if the_plan.last >= 0 else None
+        ids_BT = _calibration_ids(job, loaded) if the_plan.last >= 0 else None
         ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if parts.evaluation else torch.empty(0)
         for evaluator in parts.evaluation.values():
             evaluator.check(ids_N)
     for name, shape in decoder.unpruned.items():
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
 
-    where = environment(device)
-    store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(config), sort_keys=False)}")
+    where = environment(job.device)
+    store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
     store.json("environment.json", where)
-    parts.tracker.start(config)
+    parts.tracker.start(job.config)
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
-        dense = references(parts.evaluation, decoder, ids_N, device)
-    with clock("prune"):
-        size, propagate = settings.calibration.batch_size, settings.calibration.propagate
-        stream = BlockStream(decoder, ids_BT, batch_size=size, propagate=propagate, device=device)
-        reports = prune(stream, the_plan)
-        rows, digest = [], hashlib.sha256()
-        for report in console.progress(reports, len(sites), len(decoder.blocks)):
-            rows.append(_row(report, place.choices["method"]))
-            digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
-            parts.tracker.layer(rows[-1])
-            if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
-                store.csv("layers.csv", rows)
-    clock.seconds["calibrate"], clock.seconds["prune"] = stream.seconds, clock.seconds["prune"] - stream.seconds
+        dense = references(parts.evaluation, decoder, ids_N, job.device)
+    rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
-        measured = compare(parts.evaluation, decoder, ids_N, device, dense)
+        measured = compare(parts.evaluation, decoder, ids_N, job.device, dense)
     for found in measured.values():
         store.csv(f"{found.table}.csv", found.rows)
 
     summaries = {name: dict(found.summary) for name, found in measured.items()}
     result = {
         "schema": SCHEMA,
-        "run_key": key,
+        "run_key": job.key,
         "name": settings.name,
         "command": where["command"],
-        "choices": dict(place.choices),
+        "choices": dict(job.place.choices),
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "dataset": parts.dataset.describe(),
         "calibration": settings.calibration.model_dump() | {"tokens": 0 if ids_BT is None else ids_BT.numel()},
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
-        "sparsity": _recount(decoder, sites, rows),
+        "sparsity": _recount(decoder, rows),
         "layers": {"pruned": len(rows), "all": len(decoder.sites), "relative_error_mean": _mean_error(rows)},
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory(),
-        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-        "mask_sha256": digest.hexdigest(),
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
+        "mask_sha256": keep_sha256,
     }
     if settings.save:
-        checkpoint.save(store, loaded, result, config)
-    parts.tracker.finish(result)
+        checkpoint.save(store, loaded, result, job.config)
     store.json(RESULT, result)
+    parts.tracker.finish(result)
     return result
 
 
-def _load(settings: Settings, parts: Parts) -> tuple[Loaded, Decoder]:
-    loaded = parts.model.load(settings.torch_dtype)
+def _prune(
+    job: Job, decoder: Decoder, the_plan: Plan, ids_BT: Tensor | None, clock: Clock
+) -> tuple[list[dict[str, Any]], str]:
+    """Prune the model in place. Returns the rows of layers.csv, written block by block, and the hash of all masks."""
+    rows: list[dict[str, Any]] = []
+    digest = hashlib.sha256()
+    sites, calibration = list(the_plan.needs), job.settings.calibration
+    with clock("prune"):
+        stream = BlockStream(
+            decoder,
+            ids_BT,
+            batch_size=calibration.batch_size,
+            propagate=calibration.propagate,
+            device=job.device,
+        )
+        for report in console.progress(prune(stream, the_plan), len(sites), len(decoder.blocks)):
+            rows.append(_row(report, job.place.choices["method"]))
+            digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
+            job.parts.tracker.layer(rows[-1])
+            if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
+                job.store.csv("layers.csv", rows)
+    clock.seconds["calibrate"] += stream.seconds
+    clock.seconds["prune"] -= stream.seconds
+    return rows, digest.hexdigest()
+
+
+def _load(job: Job) -> tuple[Loaded, Decoder]:
+    loaded = job.parts.model.load(job.settings.torch_dtype)
     return loaded, Decoder(loaded.model)
 
 
-def _plan(settings: Settings, parts: Parts, decoder: Decoder) -> Plan:
-    scope = settings.scope
+def _plan(job: Job, decoder: Decoder) -> Plan:
+    scope, parts = job.settings.scope, job.parts
     sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
-    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, settings.layer_error)
+    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error)
 
 
-def _claim(store: RunStore, key: str, rerun: bool) -> None:
+def _claim(job: Job) -> None:
     """The folder is ours to write: new, or left unfinished, or to be repeated."""
-    store.check_writable()
-    result = store.result
-    if result is not None and not rerun:
+    job.store.check_writable()
+    result = job.store.result
+    if result is not None and not job.settings.rerun:
         raise UserError(
-            f"{store.folder} holds another finished run (key {result.get('run_key')}, this one's is {key}). "
+            f"{job.store.folder} holds another finished run (key {result.get('run_key')}, this one's is {job.key}). "
             f"Choose another hydra.run.dir, or rerun=true to replace it"
         )
-    store.unfinish()
+    job.store.unfinish()
 
 
-def _calibration_ids(settings: Settings, parts: Parts, loaded: Loaded) -> Tensor:
-    calibration = settings.calibration
-    ids_N = tokenise(parts.dataset.calibration_text(), loaded.tokenizer)
+def _calibration_ids(job: Job, loaded: Loaded) -> Tensor:
+    calibration = job.settings.calibration
+    ids_N = tokenise(job.parts.dataset.calibration_text(), loaded.tokenizer)
     generator = torch.Generator().manual_seed(calibration.seed)
     return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
@@ -217,10 +241,11 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
     }
 
 
-def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _recount(decoder: Decoder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
+    pruned = {row["name"] for row in rows}
+    zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in decoder.sites if site.name in pruned)
     weights = sum(row["rows"] * row["columns"] for row in rows)
-    zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in sites)
     asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in rows) / weights
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 
