@@ -7,14 +7,20 @@ from collections.abc import Callable
 import torch
 from transformers import AutoModelForCausalLM as Auto
 from transformers import (
+    BloomConfig,
+    FalconConfig,
     Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    MptConfig,
     OPTConfig,
     Phi3Config,
+    PhiConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -34,6 +40,7 @@ SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+GEMMA3 = ["sliding_attention", "full_attention", "sliding_attention"]  # each kind with rotary tables of its own
 LLAMA = SIZES | {"intermediate_size": 64, "num_key_value_heads": 2}
 
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -50,8 +57,15 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         vocab_size=VOCAB, n_embd=32, n_layer=3, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
     ),
     "gpt_neox": lambda: GPTNeoXConfig(**SIZES, intermediate_size=64),
+    "gemma": lambda: GemmaConfig(**LLAMA, head_dim=8),
+    "gemma3": lambda: Gemma3TextConfig(**LLAMA, head_dim=8, sliding_window=WINDOW, layer_types=GEMMA3),
+    "phi": lambda: PhiConfig(**LLAMA),
+    "falcon": lambda: FalconConfig(**SIZES, alibi=True, multi_query=False, new_decoder_architecture=False),
+    "bloom": lambda: BloomConfig(vocab_size=VOCAB, hidden_size=32, n_layer=3, n_head=4),
+    "mpt": lambda: MptConfig(vocab_size=VOCAB, d_model=32, n_heads=4, n_layers=3, max_seq_len=64),
 }
 LINEARS = {"llama": 7, "mistral": 7, "qwen2": 7, "qwen3": 7, "gemma2": 7, "phi3": 4, "opt": 6, "gpt2": 4, "gpt_neox": 4}
+LINEARS |= {"gemma": 7, "gemma3": 7, "phi": 6, "falcon": 4, "bloom": 4, "mpt": 4}
 
 
 def mixtral() -> PretrainedConfig:
