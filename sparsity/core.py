@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final
 
 from torch import Tensor
 
@@ -191,7 +191,6 @@ class Measured:
     rows: list[dict[str, Any]]
 
 
-@runtime_checkable
 class Evaluator(Protocol):
     """Sees the dense model before pruning and the pruned one after."""
 
