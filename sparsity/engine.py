@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .core import Corrector, Method, Pattern, Site, Stats, Tap, UserError, distinct
 from .linalg import relative_error
-from .models.decoder import Decoder
+from .models.decoder import Block, Decoder
 from .statistics import Gram
 from .stream import BlockStream, now
 
@@ -103,23 +104,28 @@ def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
             needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}
             stats = stream.observe(block, needs) if block.index <= plan.last else {site: Stats(site) for site in needs}
             for site in needs:
-                start = now(stream.device)
-                layer, known = block.layer(site), stats.pop(site)
-                pruned = plan.method.prune(layer, plan.pattern, known)
-                weight_OI = plan.corrector.correct(layer, pruned, known)
-                error = None
-                if GRAM in needs[site] and plan.layer_error is not False:
-                    error = relative_error(known[GRAM].gram_II, layer.weight_OI, weight_OI).item()
-                block.write(site, weight_OI)
-                yield LayerReport(
-                    site=site,
-                    shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
-                    asked=plan.method.asked(site, plan.pattern),
-                    found=1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel(),
-                    error=error,
-                    seconds=now(stream.device) - start,
-                    facts=pruned.facts,
-                    keep_OI=pruned.keep_OI,
-                )
+                yield _prune_layer(plan, block, site, stats.pop(site), stream.device)
             if block.index < plan.last:
                 stream.advance(block)
+
+
+def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device) -> LayerReport:
+    """A function of its own, so that a layer's statistics are gone before the next one's are derived."""
+    start = now(device)
+    layer = block.layer(site)
+    pruned = plan.method.prune(layer, plan.pattern, stats)
+    weight_OI = plan.corrector.correct(layer, pruned, stats)
+    error = None
+    if GRAM in plan.needs[site] and plan.layer_error is not False:
+        error = relative_error(stats[GRAM].gram_II, layer.weight_OI, weight_OI).item()
+    block.write(site, weight_OI)
+    return LayerReport(
+        site=site,
+        shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
+        asked=plan.method.asked(site, plan.pattern),
+        found=1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel(),
+        error=error,
+        seconds=now(device) - start,
+        facts=pruned.facts,
+        keep_OI=pruned.keep_OI,
+    )

@@ -27,6 +27,9 @@ from transformers import (
     Qwen3Config,
 )
 
+from sparsity.models import Decoder
+from sparsity.stream import BlockStream
+
 VOCAB, TOKENS = 96, 24
 WINDOW = 8  # sliding windows are shorter than the sequences
 
@@ -84,3 +87,11 @@ def build(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTr
 
 def ids(sequences: int = 5, tokens: int = TOKENS) -> torch.Tensor:
     return torch.randint(3, VOCAB, (sequences, tokens), generator=torch.Generator().manual_seed(1))
+
+
+def stream(
+    decoder: Decoder, ids_BT: torch.Tensor | None = None, propagate: str = "pruned", batch_size: int = 2
+) -> BlockStream:
+    """The blocks of a decoder, with text in front of them, on the CPU."""
+    ids_BT = ids() if ids_BT is None else ids_BT
+    return BlockStream(decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=torch.device("cpu"))

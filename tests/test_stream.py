@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sparsity.core import Tap, UserError
 from sparsity.correctors import NoCorrection
-from sparsity.engine import plan, prune, select
+from sparsity.engine import plan, prune
 from sparsity.methods import Dense, Magnitude, SparseGPT, Wanda
 from sparsity.models import Decoder
 from sparsity.models.decoder import Block, Linear
@@ -24,11 +24,6 @@ from sparsity.statistics import Gram, SquaredNorm
 from sparsity.stream import BlockStream, _Fold
 
 HALF, NONE, CPU = Unstructured(0.5), NoCorrection(), torch.device("cpu")
-
-
-def stream(decoder: Decoder, ids_BT=None, propagate="pruned", batch_size=2) -> BlockStream:
-    ids_BT = zoo.ids() if ids_BT is None else ids_BT
-    return BlockStream(decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=CPU)
 
 
 def walk(decoder: Decoder, s: BlockStream, method=None, pattern=HALF, layer_error="auto"):
@@ -57,7 +52,7 @@ def block_outputs(decoder: Decoder, ids_BT) -> list[torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_walking_the_blocks_is_the_model(name, dtype):
     decoder = Decoder(zoo.build(CONFIGS[name](), dtype))
-    s = stream(decoder)
+    s = zoo.stream(decoder)
     batches = zoo.ids().split(2)
     expected = [block_outputs(decoder, ids_BT) for ids_BT in batches]
     for block in s.blocks:
@@ -75,7 +70,7 @@ def test_walking_the_blocks_is_the_model(name, dtype):
 def test_the_dense_method_leaves_the_model_and_walks_it(name, propagate):
     decoder = Decoder(zoo.build(CONFIGS[name]()))
     before = decoder.fingerprint()
-    s = stream(decoder, propagate=propagate)
+    s = zoo.stream(decoder, propagate=propagate)
     reports = walk(decoder, s, Dense(), layer_error=True)
     assert decoder.fingerprint() == before
     assert [report.error for report in reports] == [0.0] * len(decoder.sites)
@@ -88,7 +83,7 @@ def test_the_dense_method_leaves_the_model_and_walks_it(name, propagate):
 @pytest.mark.parametrize("method", [Magnitude("layer"), Wanda("row"), SparseGPT("layer", 0.01, 128)])
 def test_pruning_reaches_every_linear_layer_of_every_block(name, method):
     decoder = Decoder(zoo.build(CONFIGS[name]()))
-    reports = walk(decoder, stream(decoder), method)
+    reports = walk(decoder, zoo.stream(decoder), method)
     assert len(reports) == 3 * LINEARS[name]
     modules = [m for block in decoder.blocks for m in block.module.modules()]
     linears = [m for m in modules if isinstance(m, nn.Linear | Conv1D)]  # Falcon's is a subclass
@@ -106,7 +101,7 @@ def test_conv1d_is_seen_as_outputs_by_inputs():
     decoder = Decoder(zoo.build(CONFIGS["gpt2"]()))
     shapes = {site.leaf: tuple(decoder.layer(site).weight_OI.shape) for site in decoder.sites if site.role == "mlp"}
     assert shapes == {"c_fc": (128, 32), "c_proj": (32, 128)}
-    walk(decoder, stream(decoder), Wanda("row"), NofM(2, 4))
+    walk(decoder, zoo.stream(decoder), Wanda("row"), NofM(2, 4))
     weight_IO = decoder.blocks[1].module.mlp.c_fc.weight  # stored (inputs, outputs)
     assert (weight_IO.T.reshape(-1, 4) != 0).sum(1).tolist() == [2] * (weight_IO.numel() // 4)
 
@@ -125,7 +120,7 @@ def test_a_mixture_of_experts_says_what_it_does_not_prune():
     assert decoder.unpruned["model.layers.1.mlp.experts.gate_up_proj"] == (4, 128, 32)
     assert {site.leaf for site in decoder.sites} == {"q_proj", "k_proj", "v_proj", "o_proj"}
     assert len(decoder.unpruned) == 3 * 3  # router and two expert tensors a block
-    assert len(walk(decoder, stream(decoder), Wanda("row"))) == 12
+    assert len(walk(decoder, zoo.stream(decoder), Wanda("row"))) == 12
 
 
 def test_a_model_without_one_list_of_blocks_is_refused_with_what_was_found():
@@ -165,7 +160,7 @@ def inputs_of(decoder: Decoder, name: str, ids_BT) -> torch.Tensor:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_statistics_are_those_of_the_models_own_inputs(name):
     decoder = Decoder(zoo.build(CONFIGS[name]()))
-    s = stream(decoder)
+    s = zoo.stream(decoder)
     for block in s.blocks:
         stats = s.observe(block, {site: (GRAM, NORM) for site in block.linears})
         for site in block.linears:
@@ -185,7 +180,7 @@ def test_layers_that_see_one_tensor_share_one_fold():
             return super().add(state, x_BTI)
 
     decoder = Decoder(zoo.build(CONFIGS["llama"]()))
-    s = stream(decoder)
+    s = zoo.stream(decoder)
     block, tap = s.blocks[0], Tap(Counting())
     stats = s.observe(block, {site: (tap,) for site in block.linears})
     assert len(adds) == 3 * 4  # 3 batches x {q k v, o, gate up, down}
@@ -207,7 +202,7 @@ def test_layers_that_see_one_tensor_share_one_fold():
 )
 def test_no_pass_too_many(method, layer_error, propagate, passes):
     decoder = Decoder(zoo.build(CONFIGS["llama"]()))
-    s, run = stream(decoder, propagate=propagate), []
+    s, run = zoo.stream(decoder, propagate=propagate), []
     for block in decoder.blocks:
         counts = run.append([0]) or run[-1]
         block.module.register_forward_pre_hook(lambda *_, counts=counts: counts.__setitem__(0, counts[0] + 1))
@@ -221,7 +216,7 @@ def test_pruned_blocks_feed_the_next_unless_propagate_is_dense():
     for propagate in ("pruned", "dense"):
         decoder = Decoder(zoo.build(CONFIGS["llama"]()))
         dense_NI = inputs_of(decoder, decoder.sites[7].name, zoo.ids())
-        s, seen = stream(decoder, propagate=propagate), {}
+        s, seen = zoo.stream(decoder, propagate=propagate), {}
         observe = s.observe
 
         def spy(block, needs, observe=observe, seen=seen):
@@ -242,7 +237,9 @@ def test_the_batch_size_is_a_matter_of_memory_only():
     found = []
     for batch_size in (1, 2, 5, 100):
         decoder = Decoder(zoo.build(CONFIGS["gemma2"]()))
-        found.append([report.keep_OI for report in walk(decoder, stream(decoder, batch_size=batch_size), Wanda("row"))])
+        found.append(
+            [report.keep_OI for report in walk(decoder, zoo.stream(decoder, batch_size=batch_size), Wanda("row"))]
+        )
     for others in found[1:]:
         differing = sum(int((a != b).sum()) for a, b in zip(found[0], others, strict=True))
         assert differing <= 0.001 * sum(a.numel() for a in found[0])  # ties within rounding
@@ -252,64 +249,14 @@ def test_the_relative_error_is_that_of_the_layers_output():
     decoder = Decoder(zoo.build(CONFIGS["llama"]()))
     site = decoder.sites[5]
     x_NI, dense_OI = inputs_of(decoder, site.name, zoo.ids()), decoder.layer(site).weight_OI.clone()
-    reports = walk(decoder, stream(decoder, propagate="dense"), Magnitude("layer"), layer_error=True)
+    reports = walk(decoder, zoo.stream(decoder, propagate="dense"), Magnitude("layer"), layer_error=True)
     after_OI = decoder.layer(site).weight_OI
     expected = (x_NI @ (after_OI - dense_OI).T).norm() / (x_NI @ dense_OI.T).norm()
     assert reports[5].error == pytest.approx(expected.item(), rel=1e-4)
-    assert all(report.error is None for report in walk(decoder, stream(decoder), Wanda("row")))
+    assert all(report.error is None for report in walk(decoder, zoo.stream(decoder), Wanda("row")))
     assert all(
-        r.error is None for r in walk(decoder, stream(decoder), SparseGPT("layer", 0.01, 128), layer_error=False)
+        r.error is None for r in walk(decoder, zoo.stream(decoder), SparseGPT("layer", 0.01, 128), layer_error=False)
     )
-
-
-class Marker:
-    """A corrector whose layers can be told from any other's."""
-
-    def needs(self, site):
-        return (NORM,)
-
-    def correct(self, layer, pruned, stats):
-        assert torch.equal(
-            pruned.weight_OI, layer.weight_OI * pruned.keep_OI
-        )  # the dense layer, not what is left of it
-        return pruned.keep_OI * (layer.site.block + 1.0 + stats[NORM].tokens)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_the_engine_writes_what_the_corrector_returned(name):
-    decoder = Decoder(zoo.build(CONFIGS[name]()))
-    for report in prune(stream(decoder), plan(decoder, Magnitude("layer"), HALF, Marker())):
-        expected_OI = report.keep_OI * (report.site.block + 1.0 + 5 * zoo.TOKENS)
-        assert torch.equal(decoder.layer(report.site).weight_OI, expected_OI)
-
-
-def test_only_the_selected_layers_change():
-    decoder = Decoder(zoo.build(CONFIGS["llama"]()))
-    before = {site: decoder.layer(site).weight_OI.clone() for site in decoder.sites}
-    sites = select(decoder.sites, ["mlp"], 2, ["down_proj", "model.layers.1.mlp.up_proj"])
-    assert [site.name for site in sites] == [
-        "model.layers.1.mlp.gate_proj",
-        "model.layers.2.mlp.gate_proj",
-        "model.layers.2.mlp.up_proj",
-    ]
-    reports = list(prune(stream(decoder), plan(decoder, Wanda("row"), HALF, NONE, sites)))
-    assert [report.site for report in reports] == list(sites)
-    for site in decoder.sites:
-        assert torch.equal(decoder.layer(site).weight_OI, before[site]) is (site not in sites)
-
-
-@pytest.mark.parametrize(
-    ("roles", "last_blocks", "skip", "message"),
-    [
-        (["mlp"], 9, [], "last_blocks=9 is out of range: expected 1 to 3"),
-        (["mlp"], None, ["nope"], "names 'nope'.*q_proj, k_proj"),
-        (["attention"], None, ["q_proj", "k_proj", "v_proj", "o_proj"], "leaves no layer"),
-    ],
-)
-def test_a_scope_that_fits_nothing_is_refused(roles, last_blocks, skip, message):
-    decoder = Decoder(zoo.build(CONFIGS["llama"]()))
-    with pytest.raises(UserError, match=message):
-        select(decoder.sites, roles, last_blocks, skip)
 
 
 # --- layers that some batches skip, or see twice ----------------------------------------------------------------------
@@ -376,7 +323,7 @@ def test_infinite_weights_are_named_before_any_block_runs():
 
 def test_activations_that_overflow_are_named():
     decoder = Decoder(zoo.build(CONFIGS["llama"]()))
-    s = stream(decoder)
+    s = zoo.stream(decoder)
     decoder.model.model.layers[1].mlp.up_proj.weight.fill_(torch.finfo(torch.float32).max)
     s.advance(decoder.blocks[0])
     block = decoder.blocks[1]

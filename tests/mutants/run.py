@@ -31,6 +31,7 @@ class Mutant:
 
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
+ENGINE = "tests/test_engine.py"
 
 MUTANTS = (
     Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
@@ -80,17 +81,18 @@ MUTANTS = (
     Mutant(
         "corrector ignored",
         "sparsity/engine.py",
-        "plan.corrector.correct(layer, pruned, known)",
+        "plan.corrector.correct(layer, pruned, stats)",
         "pruned.weight_OI",
-        WALK,
+        ENGINE,
     ),
+    Mutant("statistics outlive their layer", "sparsity/engine.py", "stats.pop(site)", "stats[site]", ENGINE),
     Mutant("a pass too many", "sparsity/engine.py", "if block.index < plan.last:", "if True:", WALK),
     Mutant(
         "scope ignored",
         "sparsity/engine.py",
         "for site in decoder.sites if sites is None else sites:",
         "for site in decoder.sites:",
-        WALK,
+        ENGINE,
     ),
     Mutant(
         "Conv1D not transposed", "sparsity/models/decoder.py", "weight.T if self.transposed else weight", "weight", WALK
