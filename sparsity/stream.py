@@ -139,9 +139,8 @@ class _Fold:
     def batch(self) -> None:
         """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not."""
         holders = Counter(id(folded) for folded in self.folded.values())
-        readers: dict[
-            tuple[Any, ...], list[Site]
-        ] = {}  # tap, state and tensors -> the layers that have all three in common
+        # tap, state and tensors -> the layers that have all three in common
+        readers: dict[tuple[Any, ...], list[Site]] = {}
         for site, tap in self.wanted:
             if site in self.inputs:  # an expert may be skipped by a whole batch
                 tensors = tuple(map(id, self.inputs[site]))

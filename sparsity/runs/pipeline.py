@@ -33,7 +33,7 @@ from .evaluate import compare, references
 from .key import run_key
 from .preview import preview
 from .settings import Settings, read, resolve_device
-from .store import RESULT, RunStore, find_finished
+from .store import ENVIRONMENT, RESULT, RunStore, find_finished
 
 SCHEMA = 1
 
@@ -132,7 +132,7 @@ def _run(job: Job) -> dict[str, Any]:
 
     where = environment(job.device)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
-    store.json("environment.json", where)
+    store.json(ENVIRONMENT, where)
     parts.tracker.start(job.config)
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
