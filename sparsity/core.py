@@ -62,6 +62,14 @@ class Pruned:
 
 
 @dataclass(frozen=True)
+class Corrected:
+    """What a corrector made of the survivors. `facts` become columns `corrector_...` of the layer table."""
+
+    weight_OI: Tensor
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Tap(Generic[S]):
     """A statistic of the input of the layer being pruned. The tap that asks for a state is the key that reads it."""
 
@@ -163,11 +171,11 @@ class Method(Protocol):
 
 
 class Corrector(Protocol):
-    """Given the dense layer and the mask, choose the survivors' values. The support never grows."""
+    """Given the dense layer and the mask, choose the survivors' values. The support never grows, the layer loss never rises."""
 
     def needs(self, site: Site) -> Collection[Tap[Any]]: ...
 
-    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Tensor: ...
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected: ...
 
 
 class Model(Protocol):

@@ -41,8 +41,12 @@ class LayerReport:
     shape: tuple[int, int]  # outputs, inputs
     asked: float  # fraction
     found: float  # fraction of the mask that was removed
-    error: float | None  # sqrt(L(W) / L(0)) on the calibration text; None where no Gram was folded
-    seconds: float  # method, corrector and writing
+    error_before: (
+        float | None
+    )  # sqrt(L(W) / L(0)) on the calibration text, as the method left it; None where no Gram was folded
+    error: float | None  # the same, as the corrector left it
+    seconds: float  # method, corrector and writing, without the errors
+    corrector_seconds: float
     facts: Mapping[str, float]
     keep_OI: Tensor
 
@@ -114,18 +118,25 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
     start = now(device)
     layer = block.layer(site)
     pruned = plan.method.prune(layer, plan.pattern, stats)
-    weight_OI = plan.corrector.correct(layer, pruned, stats)
-    error = None
+    chosen = now(device)
+    corrected = plan.corrector.correct(layer, pruned, stats)
+    repaired = now(device)
+    before, after = None, None
     if GRAM in plan.needs[site] and plan.layer_error is not False:
-        error = relative_error(stats[GRAM].gram_II, layer.weight_OI, weight_OI).item()
-    block.write(site, weight_OI)
+        gram_II = stats[GRAM].gram_II
+        before = after = relative_error(gram_II, layer.weight_OI, pruned.weight_OI).item()
+        if corrected.weight_OI is not pruned.weight_OI:
+            after = relative_error(gram_II, layer.weight_OI, corrected.weight_OI).item()
+    block.write(site, corrected.weight_OI)
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
         asked=plan.method.asked(site, plan.pattern),
         found=1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel(),
-        error=error,
-        seconds=now(device) - start,
-        facts=pruned.facts,
+        error_before=before,
+        error=after,
+        seconds=repaired - start,
+        corrector_seconds=repaired - chosen,
+        facts={**pruned.facts, **{f"corrector_{name}": fact for name, fact in corrected.facts.items()}},
         keep_OI=pruned.keep_OI,
     )

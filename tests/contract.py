@@ -18,7 +18,7 @@ from composing import compose
 from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
-from sparsity.core import Corrector, Criterion, Layer, Method, Pattern, Pruned, Site, Stats, UserError
+from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Pattern, Pruned, Site, Stats, UserError
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
 from sparsity.models import Decoder
@@ -121,13 +121,13 @@ class Watch:
         self.seen[layer.site] = Seen(copies["the dense weight"], kept, kept.weight_OI, written(given, copies))
         return pruned
 
-    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Tensor:
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         given = {"the dense weight": layer.weight_OI, "keep": pruned.keep_OI, **states(stats)}
         copies = copy.deepcopy(given)
-        corrected_OI = self.parts.corrector.correct(layer, pruned, stats)
-        self.seen[layer.site].corrected_OI = corrected_OI.clone()
+        corrected = self.parts.corrector.correct(layer, pruned, stats)
+        self.seen[layer.site].corrected_OI = corrected.weight_OI.clone()
         self.seen[layer.site].wrote += written(given, copies)
-        return corrected_OI
+        return corrected
 
 
 def states(stats: Stats) -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ from contract import (
 from problems import GRAM, NORM
 from torch import Tensor
 
-from sparsity.core import Criterion, Layer, Pruned, Scope, Stats
+from sparsity.core import Corrected, Criterion, Layer, Pruned, Scope, Stats
 from sparsity.correctors import NoCorrection
 from sparsity.methods import Magnitude, Wanda
 from sparsity.patterns import NofM, Unstructured
@@ -156,32 +156,32 @@ class BrokenCorrector:
         return ()
 
     def correct(self, layer, pruned, stats):
-        return layer.weight_OI  # the support grows
+        return Corrected(layer.weight_OI)  # the support grows
 
 
 class DividesByZero(BrokenCorrector):
     def correct(self, layer, pruned, stats):
-        return torch.where(pruned.keep_OI, pruned.weight_OI / 0, pruned.weight_OI)
+        return Corrected(torch.where(pruned.keep_OI, pruned.weight_OI / 0, pruned.weight_OI))
 
 
 class Widens(BrokenCorrector):
     def correct(self, layer, pruned, stats):
-        return pruned.weight_OI.double()
+        return Corrected(pruned.weight_OI.double())
 
 
 class EditsKeep(BrokenCorrector):
     def correct(self, layer, pruned, stats):
-        return pruned.weight_OI.masked_fill_(pruned.keep_OI.logical_not_(), 0)
+        return Corrected(pruned.weight_OI.masked_fill_(pruned.keep_OI.logical_not_(), 0))
 
 
 class ZeroesSurvivors(BrokenCorrector):
     def correct(self, layer, pruned, stats):
-        return torch.zeros_like(pruned.weight_OI)
+        return Corrected(torch.zeros_like(pruned.weight_OI))
 
 
 class CorrectsNothingButChanges(NoCorrection):
     def correct(self, layer, pruned, stats):
-        return pruned.weight_OI * 1.01
+        return Corrected(pruned.weight_OI * 1.01)
 
 
 class ReadsNothing(BrokenCorrector):
@@ -189,7 +189,7 @@ class ReadsNothing(BrokenCorrector):
         return (GRAM,)
 
     def correct(self, layer, pruned, stats):
-        return pruned.weight_OI
+        return Corrected(pruned.weight_OI)
 
 
 GOOD = Wanda("row")

@@ -242,8 +242,8 @@ def test_correctors_correct_where_the_weights_are(corrector, dtype):
     with elsewhere():
         layer = Layer(SITE, away(O, I, dtype=dtype))
         pruned = Pruned(away(O, I, dtype=dtype), away(O, I, dtype=BOOL))
-        corrected_OI = made.correct(layer, pruned, folded(made.needs(SITE), dtype))
-        assert shapes(corrected_OI) == [((O, I), dtype)]
+        corrected = made.correct(layer, pruned, folded(made.needs(SITE), dtype))
+        assert shapes(corrected.weight_OI) == [((O, I), dtype)]
 
 
 # --- perplexity -------------------------------------------------------------------------------------------------------

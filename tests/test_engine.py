@@ -10,7 +10,7 @@ import torch
 from architectures import CONFIGS
 from problems import GRAM, NORM
 
-from sparsity.core import UserError
+from sparsity.core import Corrected, UserError
 from sparsity.correctors import NoCorrection
 from sparsity.engine import plan, prune, select
 from sparsity.methods import Magnitude, SparseGPT, Wanda
@@ -30,7 +30,7 @@ class Marker:
         assert torch.equal(
             pruned.weight_OI, layer.weight_OI * pruned.keep_OI
         )  # the dense layer, not what is left of it
-        return pruned.keep_OI * (layer.site.block + 1.0 + stats[NORM].tokens)
+        return Corrected(pruned.keep_OI * (layer.site.block + 1.0 + stats[NORM].tokens))
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])

@@ -59,7 +59,8 @@ def test_environment_says_where(saved):
 
 
 def test_layer_table_has_a_row_for_every_layer(saved):
-    columns = "block,name,role,method,rows,columns,sparsity_asked,sparsity_found,relative_error,seconds"
+    columns = "block,name,role,method,rows,columns,sparsity_asked,sparsity_found,error_before,relative_error,"
+    columns += "seconds,corrector_seconds"
     rows = saved.layers
     assert ",".join(rows[0]).startswith(columns)
     sites = Decoder(tiny().model).sites

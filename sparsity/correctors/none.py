@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from ..core import Layer, Pruned, Site, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 
 
 @dataclass(frozen=True)
@@ -14,5 +12,5 @@ class NoCorrection:
     def needs(self, site: Site) -> tuple[()]:
         return ()
 
-    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Tensor:
-        return pruned.weight_OI
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
+        return Corrected(pruned.weight_OI)

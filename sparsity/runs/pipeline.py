@@ -235,8 +235,10 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
         "columns": report.shape[1],
         "sparsity_asked": report.asked,
         "sparsity_found": report.found,
+        "error_before": report.error_before,
         "relative_error": report.error,
         "seconds": round(report.seconds, 6),
+        "corrector_seconds": round(report.corrector_seconds, 6),
         **report.facts,
     }
 

@@ -81,8 +81,8 @@ MUTANTS = (
     Mutant(
         "corrector ignored",
         "sparsity/engine.py",
-        "plan.corrector.correct(layer, pruned, stats)",
-        "pruned.weight_OI",
+        "block.write(site, corrected.weight_OI)",
+        "block.write(site, pruned.weight_OI)",
         ENGINE,
     ),
     Mutant("statistics outlive their layer", "sparsity/engine.py", "stats.pop(site)", "stats[site]", ENGINE),
