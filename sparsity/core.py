@@ -1,6 +1,7 @@
 """The values and interfaces that everything else is written in.
 
 Shape letters   B sequences   T tokens   N = B*T   V vocabulary   I inputs   O outputs   G groups   M members of a group
+                J neurons   R rows of a grouping (documents, topics)   E width of an embedding
 Polarity        `keep` marks survivors (True survives).   Scores: the larger survives.
 Words           `scope`: within what a criterion's scores may be compared.   `sparsity`: the fraction removed, in [0, 1).
 
@@ -11,7 +12,7 @@ says what the survivors become. None of them holds a tensor: they are frozen val
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final
 
@@ -21,7 +22,8 @@ S = TypeVar("S")
 D = TypeVar("D")
 
 Scope = Literal["row", "layer"]
-Role = Literal["attention", "mlp"]
+Role = Literal["attention", "mlp", "head"]
+Side = Literal["input", "output"]
 
 
 class UserError(ValueError):
@@ -31,13 +33,30 @@ class UserError(ValueError):
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Neurons:
+    """The neurons that a layer's weight belongs to, one to each of its rows or columns, and the modules whose activations they are.
+
+    Modules are full names. An MLP's neurons are the inputs of its down projection: rows of gate and up, columns of down. The
+    outputs of a query, key or value projection are its own neurons (rows), the inputs of the output projection are its (columns).
+    """
+
+    axis: Literal["row", "column"]
+    count: int  # a fused projection has several rows to a neuron: row r belongs to neuron r mod count
+    module: str
+    side: Side  # of the module, where the neurons' activations are seen
+    gate: str | None = None  # the module whose outputs, the first `count` of them, go into the activation function
+    activation: str | None = None  # the activation function's own module
+
+
 @dataclass(frozen=True, order=True)
 class Site:
     """Where a linear layer lives. Hashable, printable, holds no tensor."""
 
-    block: int  # index of the decoder block, from 0
+    block: int  # index of the decoder block, from 0; the head's is the number of blocks
     name: str  # the model's own full name: "model.layers.3.mlp.down_proj"
     role: Role
+    neurons: Neurons | None = field(default=None, compare=False, repr=False)  # None: not understood
 
     @property
     def leaf(self) -> str:
@@ -71,9 +90,18 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Tap(Generic[S]):
-    """A statistic of the input of the layer being pruned. The tap that asks for a state is the key that reads it."""
+    """A statistic, and the module of the layer's block whose activations it folds. The tap that asks for a state reads it."""
 
     statistic: Statistic[S]
+    of: str | None = None  # the module's full name; None: the layer itself
+    side: Side = "input"
+
+    def source(self, site: Site) -> tuple[str, Side]:
+        return self.of or site.name, self.side
+
+    def __str__(self) -> str:
+        where = "" if self.of is None and self.side == "input" else f" of {self.of or 'its'} {self.side}"
+        return f"{self.statistic}{where}"
 
 
 @dataclass
@@ -116,15 +144,35 @@ class Stats:
 # --- interfaces -------------------------------------------------------------------------------------------------------
 
 
+class Grouping(Protocol):
+    """Which calibration tokens belong together: every token in one row, every row holding a token. A frozen, hashable value."""
+
+    def rows(self, sequences: int, seqlen: int) -> int:
+        """At most so many rows, known before the text is."""
+        ...
+
+    def labels(self, ids_BT: Tensor, embedding_VE: Tensor) -> Tensor:
+        """The row (B, T) of each token, int64 from 0 without gaps. `embedding_VE`: the model's token embeddings."""
+        ...
+
+
 class Statistic(Protocol[S]):
     """A left fold over activations: a frozen, hashable value that holds no data. Equal statistics share one state."""
 
-    def zero(self, x_BTI: Tensor) -> S:
-        """The state of no token, on the device of `x_BTI`."""
+    @property
+    def grouping(self) -> Grouping | None:
+        """What keeps tokens apart in the state; None where they are all alike."""
         ...
 
-    def add(self, state: S, x_BTI: Tensor) -> S:
-        """Fold in one batch. May write into `state`: a second Gram per batch would double the memory."""
+    def zero(self, x_BTI: Tensor, rows: int) -> S:
+        """The state of no token, on the device of `x_BTI`. `rows` of the grouping, 0 without one."""
+        ...
+
+    def add(self, state: S, x_BTI: Tensor, labels_BT: Tensor | None) -> S:
+        """Fold in one batch. May write into `state`: a second Gram per batch would double the memory.
+
+        `labels_BT`: the tokens' rows, None without a grouping.
+        """
         ...
 
     def merge(self, a: S, b: S) -> S:
@@ -160,6 +208,10 @@ class Pattern(Protocol):
 
 class Method(Protocol):
     """Choose the weights that survive (and, if it must, change them on the way)."""
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Raise `UserError` if these sites cannot be served under this pattern; log what its user would want to know."""
+        ...
 
     def needs(self, site: Site) -> Collection[Tap[Any]]: ...
 
@@ -218,6 +270,9 @@ class Criterion(ABC):
 
     scope: Scope
 
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:  # noqa: B027 (a default, not an omission)
+        """Any layer has weights to score."""
+
     def needs(self, site: Site) -> Collection[Tap[Any]]:
         return ()
 
@@ -229,10 +284,14 @@ class Criterion(ABC):
     def score(self, layer: Layer, stats: Stats) -> Tensor:
         """Scores (O, I), comparable within `scope`; any floating dtype; no NaN."""
 
+    def facts(self, layer: Layer, stats: Stats) -> Mapping[str, float]:
+        """Numbers about the scores that deserve a column in the layer table."""
+        return {}
+
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         keep_OI = pattern.keep(self.score(layer, stats), self.scope)
-        return Pruned(layer.weight_OI * keep_OI, keep_OI)
+        return Pruned(layer.weight_OI * keep_OI, keep_OI, self.facts(layer, stats))
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from .core import Corrector, Method, Pattern, Site, Stats, Tap, UserError, distinct
+from .correctors import NoCorrection
 from .linalg import relative_error
+from .methods import Magnitude
 from .models.decoder import Block, Decoder
 from .statistics import Gram
 from .stream import BlockStream, now
@@ -28,6 +30,12 @@ class Plan:
     corrector: Corrector
     layer_error: LayerError
     needs: Mapping[Site, tuple[Tap[Any], ...]]
+    head: Block | None = None  # the output head, if it is to be pruned too: by magnitude
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All layers to be pruned, in the order of their reports."""
+        return (*self.needs, *(self.head.linears if self.head else ()))
 
     @property
     def last(self) -> int:
@@ -86,19 +94,25 @@ def plan(
     corrector: Corrector,
     sites: Collection[Site] | None = None,
     layer_error: LayerError = "auto",
+    head: bool = False,
 ) -> Plan:
-    """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of them.
+    """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of the blocks'.
 
+    `head`: the output head as well, by magnitude, since no calibration text is run through it.
     `layer_error`: True folds a Gram for every layer so that its error is known, "auto" reports it where one is folded anyway.
     """
     decoder.check_finite()
+    chosen = tuple(decoder.sites if sites is None else sites)
+    method.check(chosen, pattern)
     extra = [GRAM] if layer_error is True else []
     needs: dict[Site, tuple[Tap[Any], ...]] = {}
-    for site in decoder.sites if sites is None else sites:
+    for site in chosen:
         if method.asked(site, pattern):
             pattern.check(decoder.layer(site))
         needs[site] = distinct([*method.needs(site), *corrector.needs(site), *extra])
-    return Plan(method, pattern, corrector, layer_error, needs)
+    for site in decoder.head_block.linears if head else ():
+        pattern.check(decoder.layer(site))
+    return Plan(method, pattern, corrector, layer_error, needs, decoder.head_block if head else None)
 
 
 def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
@@ -111,6 +125,13 @@ def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
                 yield _prune_layer(plan, block, site, stats.pop(site), stream.device)
             if block.index < plan.last:
                 stream.advance(block)
+    if plan.head:
+        by_magnitude = replace(
+            plan, method=Magnitude("layer"), corrector=NoCorrection(), needs=dict.fromkeys(plan.head.linears, ())
+        )
+        with plan.head.on(stream.device):
+            for site in plan.head.linears:
+                yield _prune_layer(by_magnitude, plan.head, site, Stats(site), stream.device)
 
 
 def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device) -> LayerReport:

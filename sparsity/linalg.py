@@ -21,6 +21,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """The dtype of long sums: float64 costs nothing at the size of a vector; MPS is the one backend without it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
     """tr(D G D') of a change D, a scalar in the dtype of G. O(O I^2)."""
     change_OI = change_OI.to(gram_II.dtype)

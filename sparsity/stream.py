@@ -11,16 +11,18 @@ The stream has never heard of pruning. Memory: the hidden states and one copy of
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .core import Folded, Site, Stats, Tap, UserError
+from .core import Folded, Grouping, Side, Site, Stats, Tap, UserError
 from .models.decoder import Block, Call, Decoder
 
 Propagate = Literal["pruned", "dense"]
@@ -34,6 +36,8 @@ class BlockStream:
         self, decoder: Decoder, ids_BT: Tensor | None, *, batch_size: int, propagate: Propagate, device: torch.device
     ):
         self.blocks = decoder.blocks
+        self.ids_BT = ids_BT
+        self.embedding_VE = decoder.embedding_VE
         self.device = device
         self.propagate = propagate
         self.forwards = 0  # blocks run, times batches
@@ -41,6 +45,8 @@ class BlockStream:
         self._passed: list[Tensor] | None = None  # what the dense block put out while it was observed
         self.hidden: list[Tensor] = []
         self._calls: list[list[Call]] = []
+        self._labels: dict[Grouping, tuple[int, tuple[Tensor, ...]]] = {}
+        self._batch_size = batch_size
         with self._timed():
             shared = _Shared(device)
             for ids in () if ids_BT is None else ids_BT.split(batch_size):
@@ -63,11 +69,13 @@ class BlockStream:
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
         """Fold exactly what `needs` asks of this block's layers. No pass if that is nothing, unless `dense` needs its output."""
         fold = _Fold(block, needs)
+        labels = {grouping: self._labels_of(grouping) for grouping in fold.groupings}
         if fold.wanted or self.propagate == "dense":
             with self._timed(), fold.recording():
                 passed = []
-                for _, output_BTI in self._run(block):
-                    fold.batch()
+                for i, output_BTI in self._run(block):
+                    batch = {grouping: (rows, batches[i]) for grouping, (rows, batches) in labels.items()}
+                    fold.batch(self.hidden[i].shape[:2], batch)
                     if self.propagate == "dense":
                         passed.append(output_BTI)
                 self._passed = passed if self.propagate == "dense" else None
@@ -81,6 +89,15 @@ class BlockStream:
             else:
                 for i, output_BTI in self._run(block):
                     self.hidden[i] = output_BTI
+
+    def _labels_of(self, grouping: Grouping) -> tuple[int, tuple[Tensor, ...]]:
+        """The number of rows, and the labels of every batch. Made once: they depend on the text, not on the block."""
+        if grouping not in self._labels:
+            assert self.ids_BT is not None
+            labels_BT = grouping.labels(self.ids_BT, self.embedding_VE)
+            rows = int(labels_BT.max()) + 1
+            self._labels[grouping] = rows, labels_BT.to(self.device).split(self._batch_size)
+        return self._labels[grouping]
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -115,46 +132,56 @@ class _Fold:
         self.block = block
         self.needs = needs
         self.wanted = [(site, tap) for site, taps in needs.items() for tap in taps]
+        self.groupings = {g for _, tap in self.wanted if (g := tap.statistic.grouping) is not None}
         self.folded: dict[tuple[Site, Tap[Any]], Folded] = {}
-        self.inputs: dict[Site, list[Tensor]] = {}  # what each layer saw in the current batch, call by call
+        self.seen: dict[tuple[str, Side], list[Tensor]] = {}  # the current batch at each module, call by call
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        def hook(site: Site) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor]], None]:
-            def record(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-                self.inputs.setdefault(site, []).append(args[0] if args else kwargs["input"])
-
-            return record
-
-        sites = dict.fromkeys(site for site, _ in self.wanted)
-        modules = {site: self.block.linears[site].module for site in sites}
-        handles = [m.register_forward_pre_hook(hook(site), with_kwargs=True) for site, m in modules.items()]
+        handles = []
+        for name, side in dict.fromkeys(tap.source(site) for site, tap in self.wanted):
+            module, seen = self.block.part(name), partial(self._see, (name, side))
+            if side == "input":
+                hook = lambda module, args, kwargs, seen=seen: seen(args[0] if args else kwargs["input"])  # noqa: E731
+                handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            else:
+                handles.append(module.register_forward_hook(lambda module, args, output, seen=seen: seen(output)))
         try:
             yield
         finally:
-            self.inputs.clear()
+            self.seen.clear()
             for handle in handles:
                 handle.remove()
 
-    def batch(self) -> None:
-        """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not."""
+    def _see(self, source: tuple[str, Side], x_BTI: Tensor) -> None:
+        self.seen.setdefault(source, []).append(x_BTI)
+
+    def batch(self, shape: tuple[int, ...], labels: Mapping[Grouping, tuple[int, Tensor]]) -> None:
+        """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not.
+
+        `shape`: sequences and tokens; `labels`: of each grouping, the number of rows and the batch's labels.
+        """
         holders = Counter(id(folded) for folded in self.folded.values())
-        # tap, state and tensors -> the layers that have all three in common
-        readers: dict[tuple[Any, ...], list[Site]] = {}
+        # statistic, state and tensors -> the readers that have all three in common
+        readers: dict[tuple[Any, ...], list[tuple[Site, Tap[Any]]]] = {}
         for site, tap in self.wanted:
-            if site in self.inputs:  # an expert may be skipped by a whole batch
-                tensors = tuple(map(id, self.inputs[site]))
-                readers.setdefault((tap, id(self.folded.get((site, tap))), tensors), []).append(site)
-        for (tap, *_), sites in readers.items():
-            inputs, folded = self.inputs[sites[0]], self.folded.get((sites[0], tap))
+            if tap.source(site) in self.seen:  # an expert may be skipped by a whole batch
+                tensors = tuple(map(id, self.seen[tap.source(site)]))
+                readers.setdefault((tap.statistic, id(self.folded.get((site, tap))), tensors), []).append((site, tap))
+        for (statistic, *_), common in readers.items():
+            site, tap = common[0]
+            seen, folded = self.seen[tap.source(site)], self.folded.get((site, tap))
+            rows, labels_BT = labels[statistic.grouping] if statistic.grouping else (0, None)
             if folded is None:
-                folded = Folded(tap.statistic.zero(inputs[0]))
-            elif len(sites) < holders[id(folded)]:
+                folded = Folded(statistic.zero(seen[0], rows))
+            elif len(common) < holders[id(folded)]:
                 folded = copy.deepcopy(folded)
-            for x_BTI in inputs:
-                folded.state = tap.statistic.add(folded.state, x_BTI)
-            self.folded |= {(site, tap): folded for site in sites}
-        self.inputs.clear()
+            for x_BTI in seen:
+                if labels_BT is not None:
+                    x_BTI = _in_sequences(x_BTI, shape, site)
+                folded.state = statistic.add(folded.state, x_BTI, labels_BT)
+            self.folded |= dict.fromkeys(common, folded)
+        self.seen.clear()
 
     def stats(self) -> dict[Site, Stats]:
         for site, tap in self.wanted:
@@ -168,6 +195,16 @@ class _Fold:
                     f"Try dtype=float32, or check the model's weights"
                 )
         return {site: Stats(site, {tap: self.folded[site, tap] for tap in taps}) for site, taps in self.needs.items()}
+
+
+def _in_sequences(x_BTI: Tensor, shape: tuple[int, ...], site: Site) -> Tensor:
+    """The activations as (B, T, I): OPT, for one, runs its MLP on all tokens in one row."""
+    if x_BTI.shape[:-1].numel() != math.prod(shape):
+        raise UserError(
+            f"{site.name} sees {x_BTI.shape[:-1].numel()} of a batch's {math.prod(shape)} tokens, so they cannot be told apart "
+            f"by document or topic: expected every token. Leave the layer out (scope.skip) or route it elsewhere"
+        )
+    return x_BTI.reshape(*shape, x_BTI.shape[-1])
 
 
 def now(device: torch.device) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
@@ -21,6 +21,7 @@ from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Pattern, Pruned, Site, Stats, UserError
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
+from sparsity.methods import Route
 from sparsity.models import Decoder
 from sparsity.runs.build import build, check_targets, components
 from sparsity.stream import BlockStream
@@ -106,6 +107,9 @@ class Watch:
 
     parts: Parts
     seen: dict[Site, Seen] = field(default_factory=dict)
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        self.parts.method.check(sites, pattern)
 
     def needs(self, site: Site) -> Any:
         return self.parts.method.needs(site)
@@ -197,9 +201,10 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     elif parts.pattern.group:
         yield keep_OI.reshape(-1, parts.pattern.group), round(asked * parts.pattern.group)
     else:
-        scope = parts.method.scope  # a method that asks for an unstructured mask says where its scores compare
+        method = parts.method.at(site) if isinstance(parts.method, Route) else parts.method
+        scope = method.scope  # a method that asks for an unstructured mask says where its scores compare
         assert scope in ("row", "layer")
-        for panel_OI in keep_OI.split(getattr(parts.method, "width", keep_OI.shape[1]), dim=1):
+        for panel_OI in keep_OI.split(getattr(method, "width", keep_OI.shape[1]), dim=1):
             groups_GN = panel_OI if scope == "row" else panel_OI.reshape(1, -1)
             yield groups_GN, math.floor(Fraction(str(asked)) * groups_GN.shape[1])
 

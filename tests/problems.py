@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsity.core import Folded, Layer, Site, Stats, Tap
+from sparsity.core import Folded, Layer, Neurons, Site, Stats, Tap
 from sparsity.statistics import Gram, SquaredNorm
 
-SITE = Site(0, "model.layers.0.self_attn.q_proj", "attention")
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+SITE = Site(0, Q_PROJ, "attention", Neurons("row", 6, Q_PROJ, "output"))
 GRAM, NORM = Tap(Gram()), Tap(SquaredNorm())
 
 

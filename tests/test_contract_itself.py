@@ -131,6 +131,8 @@ class Counts:
     scope: Scope = "row"
     calls: int = 0
 
+    def check(self, sites, pattern): ...
+
     def needs(self, site):
         return ()
 

@@ -27,11 +27,12 @@ from sparsity.core import Criterion, Folded, Layer, Pattern, Pruned, Scope, Stat
 from sparsity.correctors import NoCorrection
 from sparsity.engine import plan, prune
 from sparsity.evaluation.perplexity import nll
+from sparsity.groupings import Documents
 from sparsity.methods import SparseGPT, Wanda
 from sparsity.models import Decoder
 from sparsity.patterns import NofM, Unstructured
 from sparsity.patterns.unstructured import keep_largest
-from sparsity.statistics import Gram, SquaredNorm
+from sparsity.statistics import Activity, Gram, GroupedActivity, SquaredNorm
 from sparsity.stream import BlockStream
 
 O, I = 6, 16
@@ -145,6 +146,7 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
 }
 LINALG_ELSE = {
     "wide": "takes and returns a dtype, no tensor",
+    "exact": "takes a device and returns a dtype, no tensor",
     "Factor": "a pair that `escalate` returns: it computes nothing",
     "escalate": "must read LAPACK's success: tested below, with the answer fed to it",
 }
@@ -175,7 +177,13 @@ def test_escalate_reads_one_number_and_computes_where_its_input_is():
 
 # --- statistics and patterns ------------------------------------------------------------------------------------------
 
-STATISTICS = {Gram(): [(I, I)], SquaredNorm(): [(I,)]}  # and the shapes of what they hold
+ROWS = 2  # one to each of the two sequences below
+STATISTICS = {  # and the shapes of what they hold
+    Gram(): [(I, I)],
+    SquaredNorm(): [(I,)],
+    Activity(0.1): [(I,), (I,)],
+    GroupedActivity(Documents()): [(ROWS, I), (ROWS,)],
+}
 
 
 def test_every_statistic_is_tested():
@@ -183,18 +191,23 @@ def test_every_statistic_is_tested():
     assert folds == {type(statistic) for statistic in STATISTICS}
 
 
+def folded_state(statistic: Any, dtype: torch.dtype) -> Any:
+    """Of two sequences of five tokens."""
+    x_BTI, labels_BT = away(2, 5, I, dtype=dtype), away(2, 5, dtype=torch.long)
+    state = statistic.zero(x_BTI, ROWS if statistic.grouping else 0)
+    return statistic.add(state, x_BTI, labels_BT if statistic.grouping else None)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("statistic", STATISTICS, ids=str)
 def test_statistics_fold_where_the_activations_are(statistic, dtype):
     def fold():
-        state = statistic.zero(away(2, 5, I, dtype=dtype))
-        state = statistic.add(state, away(2, 5, I, dtype=dtype))
-        assert state.tokens == 10
+        state = folded_state(statistic, dtype)
         return state, statistic.merge(state, state)
 
     found = pure(fold)
     assert [shape for shape, _ in found] == 2 * STATISTICS[statistic]
-    assert all(held in (torch.float32, torch.float64) for _, held in found)
+    assert all(held in (torch.float32, torch.float64, torch.int64) for _, held in found)
 
 
 @pytest.mark.parametrize("scope", ["row", "layer"])
@@ -215,8 +228,7 @@ def test_keep_largest_computes_where_the_scores_are(removed):
 
 def folded(taps: Any, dtype: torch.dtype) -> Stats:
     """What a stream would have folded, on the fake device."""
-    x_BTI = away(2, 5, I, dtype=dtype)
-    return Stats(SITE, {tap: Folded(tap.statistic.add(tap.statistic.zero(x_BTI), x_BTI)) for tap in taps})
+    return Stats(SITE, {tap: Folded(folded_state(tap.statistic, dtype)) for tap in taps})
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -229,10 +241,8 @@ def test_methods_prune_where_the_weights_are(method, pattern, dtype):
         pruned = parts.method.prune(layer, parts.pattern, folded(parts.method.needs(SITE), dtype))
         assert shapes((pruned.weight_OI, pruned.keep_OI)) == [((O, I), dtype), ((O, I), BOOL)]
         assert all(isinstance(fact, float) for fact in pruned.facts.values())
-    if isinstance(parts.method, Criterion):
-        assert (
-            zeros.reads == 0
-        )  # scores branch on nothing; a whole method may look at LAPACK's success and report facts
+    if isinstance(parts.method, Criterion):  # scores branch on nothing; a method may look at LAPACK's success
+        assert zeros.reads == len(pruned.facts)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

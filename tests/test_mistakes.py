@@ -278,6 +278,9 @@ class Breaks:
         if self.how == "at once":
             raise RuntimeError("planted in the constructor")
 
+    def check(self, sites, pattern):
+        pass
+
     def needs(self, site):
         return ()
 

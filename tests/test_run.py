@@ -102,7 +102,7 @@ def test_a_plan_is_only_said(monkeypatch):
 def test_help_lists_the_options():
     ended = command("--help")
     assert ended.status == 0
-    for said in ("method: dense, magnitude, sparsegpt, wanda", "sparsity: 0.5", "plan=true"):
+    for said in ("tfidf: doc, topic", "sparsity: 0.5", "plan=true"):
         assert said in ended.out, said
 
 

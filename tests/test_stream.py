@@ -175,7 +175,7 @@ def test_layers_that_see_one_tensor_share_one_fold():
     adds = []
 
     class Counting(Gram):
-        def add(self, state, x_BTI):
+        def add(self, state, x_BTI, labels_BT=None):
             adds.append(x_BTI)
             return super().add(state, x_BTI)
 
@@ -271,8 +271,8 @@ def fold_by_hand(rounds: list[dict[str, list[torch.Tensor]]]) -> dict[str, tuple
     fold = _Fold(Block(0, "block", module, linears), {site: (NORM,) for site in linears})
     by_name = {site.name: site for site in linears}
     for seen in rounds:
-        fold.inputs = {by_name[name]: tensors for name, tensors in seen.items()}
-        fold.batch()
+        fold.seen = {(name, "input"): tensors for name, tensors in seen.items()}
+        fold.batch((1, 1), {})
     stats = fold.stats()
     return {name: (stats[site][NORM].total_I.item(), stats[site][NORM].tokens) for name, site in by_name.items()}
 

@@ -2,7 +2,12 @@
 
 from .dense import Dense
 from .magnitude import Magnitude
+from .neuronrank import NeuronRank
+from .neuronrank_old import NeuronRankOld
+from .ria import RIA
+from .route import Route
 from .sparsegpt import SparseGPT
+from .tfidf import TfIdf
 from .wanda import Wanda
 
-__all__ = ["Dense", "Magnitude", "SparseGPT", "Wanda"]
+__all__ = ["RIA", "Dense", "Magnitude", "NeuronRank", "NeuronRankOld", "Route", "SparseGPT", "TfIdf", "Wanda"]

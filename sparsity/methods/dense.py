@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,9 @@ from ..core import Layer, Pattern, Pruned, Site, Stats
 
 @dataclass(frozen=True)
 class Dense:
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Any layer can be left alone."""
+
     def needs(self, site: Site) -> tuple[()]:
         return ()
 

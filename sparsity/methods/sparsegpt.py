@@ -9,6 +9,7 @@ O(I^3 + O I^2) a layer; q, k and v share one factor, as gate and up do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +25,9 @@ class SparseGPT:
     scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
     damp: float  # fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
     width: int  # inputs in a block, rounded down to whole groups of an n-of-m pattern
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Any layer has inputs."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ..core import Layer, Role, Site, UserError
+from ..core import Layer, Role, Side, Site, UserError
+from .neurons import Shape, find_neurons
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,18 @@ class Block:
 
     def layer(self, site: Site) -> Layer:
         return Layer(site, self.linears[site].weight_OI)
+
+    def part(self, name: str) -> nn.Module:
+        """A module of the block by its full name."""
+        return self.module.get_submodule(name.removeprefix(f"{self.name}."))
+
+    def width(self, site: Site, name: str, side: Side) -> int:
+        """How many numbers a token has on one side of a module that `site` taps."""
+        for other, linear in self.linears.items():
+            if other.name == name:
+                return linear.weight_OI.shape[side == "input"]
+        assert site.neurons is not None, f"{site} taps {name}, which is no layer of its block"
+        return site.neurons.count
 
     @torch.no_grad()
     def write(self, site: Site, weight_OI: Tensor) -> None:
@@ -103,7 +116,8 @@ class Decoder:
     def __init__(self, model: PreTrainedModel):
         self.model = model.eval()
         name, modules = find_blocks(model)
-        self.blocks = tuple(_block(i, f"{name}.{i}", module) for i, module in enumerate(modules))
+        width = model.config.get_text_config(decoder=True).hidden_size
+        self.blocks = tuple(_block(i, f"{name}.{i}", module, width) for i, module in enumerate(modules))
         self.sites = tuple(site for block in self.blocks for site in block.linears)
         if not self.sites:
             raise UserError(
@@ -122,6 +136,13 @@ class Decoder:
         device: torch.device = next(self.model.parameters()).device
         return device
 
+    @property
+    def embedding_VE(self) -> Tensor:
+        """The token embeddings, which pruning never touches."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return weight.detach()
+
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
         """The whole model on `device`, and back where it was afterwards."""
@@ -133,7 +154,23 @@ class Decoder:
             self.model.to(home)
 
     def layer(self, site: Site) -> Layer:
-        return self.blocks[site.block].layer(site)
+        return (self.blocks[site.block] if site.block < len(self.blocks) else self.head_block).layer(site)
+
+    @cached_property
+    def head_block(self) -> Block:
+        """The output head, as a block of one layer. Raises `UserError` where it shares the embedding's weight."""
+        head = self.model.get_output_embeddings()
+        name = next((name for name, module in self.model.named_modules() if module is head), "the output head")
+        if not isinstance(head, nn.Linear):
+            raise UserError(f"{name} is {type(head).__name__}: expected a linear layer. Leave scope.lm_head=false")
+        if head.weight is self.model.get_input_embeddings().weight:
+            raise UserError(
+                f"{name} shares its weight with the token embeddings (tie_word_embeddings), so pruning it would prune them: "
+                f"expected a head of its own. Leave scope.lm_head=false for this model"
+            )
+        return Block(
+            len(self.blocks), name, head, {Site(len(self.blocks), name, "head"): Linear(head, transposed=False)}
+        )
 
     @torch.no_grad()
     def logits(self, ids_BT: Tensor) -> Tensor:
@@ -271,10 +308,14 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return found[0]
 
 
-def _block(index: int, name: str, module: nn.Module) -> Block:
-    linears: dict[Site, Linear] = {}
+def _block(index: int, name: str, module: nn.Module, width: int) -> Block:
+    linears: dict[str, Linear] = {}
+    shapes: dict[str, Shape] = {}
     for path, child in module.named_modules():
         if isinstance(child, nn.Linear | Conv1D):
             role: Role = "attention" if any("attn" in p or "attention" in p for p in path.lower().split(".")) else "mlp"
-            linears[Site(index, f"{name}.{path}", role)] = Linear(child, isinstance(child, Conv1D))
-    return Block(index, name, module, linears)
+            linears[path] = Linear(child, isinstance(child, Conv1D))
+            shapes[path] = Shape(role, *linears[path].weight_OI.shape)
+    neurons = find_neurons(name, module, shapes, width)
+    sites = {path: Site(index, f"{name}.{path}", shapes[path].role, neurons.get(path)) for path in linears}
+    return Block(index, name, module, {sites[path]: linear for path, linear in linears.items()})

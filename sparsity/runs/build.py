@@ -23,6 +23,7 @@ from .tracking import Tracker
 
 OURS = "sparsity"
 COMPONENTS = ("model", "dataset", "method", "pattern", "corrector", "evaluation", "tracker")
+SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def components(config: DictConfig) -> dict[str, Any]:
     """The component groups of a configuration, resolved. `evaluation=[]` leaves no such key: nothing is evaluated."""
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
-    known = (*Settings.model_fields, *COMPONENTS)
+    known = (*Settings.model_fields, *COMPONENTS, *SHARED)
     for key in container:  # `+key=...`, or a line of an experiment: Hydra takes both as they are
         if key not in known:
             raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")

@@ -36,5 +36,8 @@ def place(hydra: DictConfig, name: str) -> Place:
     option = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     named = any(override.lstrip("+").startswith(f"{option}=") for override in hydra.overrides.hydra)
     root = Path(hydra.sweep.dir if sweep else hydra.run.dir) if named else Path("outputs") / name
-    choices = {group: str(hydra.runtime.choices.get(group)) for group in COMPONENTS if group in hydra.runtime.choices}
+    # a nested group, such as method@method.routes.mlp, is one too
+    choices = {
+        str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in COMPONENTS
+    }
     return Place(Path(hydra.runtime.output_dir), root.absolute(), choices)

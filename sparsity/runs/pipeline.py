@@ -21,9 +21,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from ..core import UserError
+from ..core import Site, UserError
 from ..datasets import sample, tokenise
 from ..engine import LayerReport, Plan, plan, prune, select
+from ..methods import Route
 from ..models import Decoder, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
@@ -137,6 +138,7 @@ def _run(job: Job) -> dict[str, Any]:
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
         dense = references(parts.evaluation, decoder, ids_N, job.device)
+    sites = the_plan.sites
     rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, dense)
@@ -155,8 +157,8 @@ def _run(job: Job) -> dict[str, Any]:
         "calibration": settings.calibration.model_dump() | {"tokens": 0 if ids_BT is None else ids_BT.numel()},
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
-        "sparsity": _recount(decoder, rows),
-        "layers": {"pruned": len(rows), "all": len(decoder.sites), "relative_error_mean": _mean_error(rows)},
+        "sparsity": _recount(decoder, sites, rows),
+        "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), "relative_error_mean": _mean_error(rows)},
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
@@ -175,7 +177,7 @@ def _prune(
     """Prune the model in place. Returns the rows of layers.csv, written block by block, and the hash of all masks."""
     rows: list[dict[str, Any]] = []
     digest = hashlib.sha256()
-    sites, calibration = list(the_plan.needs), job.settings.calibration
+    sites, calibration = the_plan.sites, job.settings.calibration
     with clock("prune"):
         stream = BlockStream(
             decoder,
@@ -185,7 +187,7 @@ def _prune(
             device=job.device,
         )
         for report in console.progress(prune(stream, the_plan), len(sites), len(decoder.blocks)):
-            rows.append(_row(report, job.place.choices["method"]))
+            rows.append(_row(report, _method(job, report.site)))
             digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
             job.parts.tracker.layer(rows[-1])
             if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
@@ -203,7 +205,7 @@ def _load(job: Job) -> tuple[Loaded, Decoder]:
 def _plan(job: Job, decoder: Decoder) -> Plan:
     scope, parts = job.settings.scope, job.parts
     sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
-    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error)
+    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error, scope.lm_head)
 
 
 def _claim(job: Job) -> None:
@@ -225,6 +227,16 @@ def _calibration_ids(job: Job, loaded: Loaded) -> Tensor:
     return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
 
+def _method(job: Job, site: Site) -> str:
+    """What was chosen for this layer, by the name of the option."""
+    method, choices = job.parts.method, job.place.choices
+    if site.role == "head":
+        return "magnitude"
+    if isinstance(method, Route):
+        return choices.get(f"method@method.routes.{method.key(site)}", choices["method"])
+    return choices["method"]
+
+
 def _row(report: LayerReport, method: str) -> dict[str, Any]:
     return {
         "block": report.site.block,
@@ -243,10 +255,9 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
     }
 
 
-def _recount(decoder: Decoder, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
-    pruned = {row["name"] for row in rows}
-    zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in decoder.sites if site.name in pruned)
+    zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in sites)
     weights = sum(row["rows"] * row["columns"] for row in rows)
     asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in rows) / weights
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}

@@ -20,11 +20,13 @@ from .settings import Settings
 def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> None:
     def kind(site: Site) -> tuple[str, str, str, str]:
         shape = " x ".join(map(str, decoder.layer(site).weight_OI.shape))
-        statistics = ", ".join(str(tap.statistic) for tap in plan.needs[site]) or "none"
-        return f"{site.role} {site.leaf}", shape, f"{parts.method.asked(site, parts.pattern):.2%}", statistics
+        if site.role == "head":
+            return f"{site.role} {site.leaf}", shape, f"{parts.pattern.sparsity:.2%}", "none"
+        statistics = ", ".join(str(tap).replace(decoder.blocks[site.block].name, "") for tap in plan.needs[site])
+        return f"{site.role} {site.leaf}", shape, f"{parts.method.asked(site, parts.pattern):.2%}", statistics or "none"
 
     layers = Table("layers", "outputs x inputs", "asked", "statistics", "count", box=None, padding=(0, 3, 0, 0))
-    for cells, count in Counter(kind(site) for site in plan.needs).items():
+    for cells, count in Counter(kind(site) for site in plan.sites).items():
         layers.add_row(*cells, str(count))
     console.print(layers)
 
@@ -47,12 +49,17 @@ def memory(settings: Settings, decoder: Decoder, plan: Plan) -> dict[str, int]:
     """Bytes by what holds them. Statistics are an upper bound: layers that turn out to see the same tensors share them."""
     parameters = list(decoder.model.parameters())
     element = parameters[0].element_size()
-    tokens = settings.calibration.num_sequences * settings.calibration.seqlen if plan.last >= 0 else 0
+    calibration = settings.calibration
+    tokens = calibration.num_sequences * calibration.seqlen if plan.last >= 0 else 0
     hidden = decoder.model.config.get_text_config(decoder=True).hidden_size
     statistics = Counter[int]()
     for site, taps in plan.needs.items():
-        x_BTI = torch.empty(1, 1, decoder.layer(site).weight_OI.shape[1], dtype=parameters[0].dtype, device="meta")
-        statistics[site.block] += sum(_bytes(tap.statistic.zero(x_BTI)) for tap in taps)
+        for tap in taps:
+            width = decoder.blocks[site.block].width(site, *tap.source(site))
+            x_BTI = torch.empty(1, 1, width, dtype=parameters[0].dtype, device="meta")
+            grouping = tap.statistic.grouping
+            rows = grouping.rows(calibration.num_sequences, calibration.seqlen) if grouping else 0
+            statistics[site.block] += _bytes(tap.statistic.zero(x_BTI, rows))
     return {
         "weights": sum(p.numel() * p.element_size() for p in parameters),
         "one block": max(sum(p.numel() for p in block.module.parameters()) for block in decoder.blocks) * element,

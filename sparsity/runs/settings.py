@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
 
-from ..core import Role, UserError
+from ..core import UserError
 from ..engine import LayerError
 from ..stream import Propagate
 
@@ -38,9 +38,10 @@ class Calibration(Options):
 
 
 class ScopeOptions(Options):
-    roles: list[Role]
+    roles: list[Literal["attention", "mlp"]]
     last_blocks: PositiveInt | None
     skip: list[str]
+    lm_head: bool
 
 
 class Settings(Options):

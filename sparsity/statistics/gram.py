@@ -18,11 +18,15 @@ class GramState(NamedTuple):
 
 @dataclass(frozen=True)
 class Gram:
-    def zero(self, x_BTI: Tensor) -> GramState:
+    @property
+    def grouping(self) -> None:
+        return None
+
+    def zero(self, x_BTI: Tensor, rows: int = 0) -> GramState:
         I = x_BTI.shape[-1]
         return GramState(torch.zeros(I, I, dtype=wide(x_BTI.dtype), device=x_BTI.device), 0)
 
-    def add(self, state: GramState, x_BTI: Tensor) -> GramState:
+    def add(self, state: GramState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> GramState:
         x_NI = x_BTI.flatten(0, -2).to(state.gram_II.dtype)
         return GramState(state.gram_II.addmm_(x_NI.T, x_NI), state.tokens + len(x_NI))
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import wide
+from ..linalg import exact
 
 
 class SquaredNormState(NamedTuple):
@@ -18,15 +18,17 @@ class SquaredNormState(NamedTuple):
 
 @dataclass(frozen=True)
 class SquaredNorm:
-    def zero(self, x_BTI: Tensor) -> SquaredNormState:
-        # float64 costs nothing at this size; MPS is the one backend without it
-        dtype = torch.float32 if x_BTI.device.type == "mps" else torch.float64
-        return SquaredNormState(torch.zeros(x_BTI.shape[-1], dtype=dtype, device=x_BTI.device), 0)
+    @property
+    def grouping(self) -> None:
+        return None
 
-    def add(self, state: SquaredNormState, x_BTI: Tensor) -> SquaredNormState:
-        x_NI = x_BTI.flatten(0, -2).to(wide(x_BTI.dtype))  # the terms as the model has them, only their sum in float64
-        squares_I = x_NI.square().sum(0, dtype=state.total_I.dtype)
-        return SquaredNormState(state.total_I.add_(squares_I), state.tokens + len(x_NI))
+    def zero(self, x_BTI: Tensor, rows: int = 0) -> SquaredNormState:
+        return SquaredNormState(torch.zeros(x_BTI.shape[-1], dtype=exact(x_BTI.device), device=x_BTI.device), 0)
+
+    def add(self, state: SquaredNormState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> SquaredNormState:
+        # A float32 number has an exact square in float64: only the sum is rounded, at 1e-16, so batches and order leave no trace
+        x_NI = x_BTI.flatten(0, -2).to(state.total_I.dtype)
+        return SquaredNormState(state.total_I.add_(x_NI.square().sum(0)), state.tokens + len(x_NI))
 
     def merge(self, a: SquaredNormState, b: SquaredNormState) -> SquaredNormState:
         return SquaredNormState(a.total_I + b.total_I, a.tokens + b.tokens)

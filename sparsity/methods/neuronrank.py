@@ -1,0 +1,52 @@
+"""NeuronRank with TF-IDF: score_oi = base_oi^weight_exp * factor_j, j the neuron of weight (o, i).
+
+`base` is any criterion: |W_oi| is NeuronRank as proposed, Wanda's score makes its factor a refinement of Wanda.
+factor_j = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp is that of methods/tfidf.py.
+j is the row of gate and up (and of q, k and v), the column of down (and of o).
+
+A factor that is constant along a row changes nothing where scores are compared within rows: the scope must be `layer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..core import Criterion, Layer, Pattern, Scope, Site, Stats, Tap, distinct
+from ..statistics import GroupedActivity, GroupedActivityState
+from .neurons import check, facts, neuron_tap, spread
+from .tfidf import Ranked, TfIdf
+
+
+@dataclass(frozen=True)
+class NeuronRank(Criterion):
+    base: Criterion
+    tfidf: TfIdf
+
+    @property
+    def scope(self) -> Scope:  # type: ignore[override]  # one scope, the base's
+        return self.base.scope
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        self.base.check(sites, pattern)
+        check(sites, pattern, self.scope)
+
+    def tap(self, site: Site) -> Tap[GroupedActivityState]:
+        return neuron_tap(GroupedActivity(self.tfidf.grouping), site, self.tfidf.activation, after=False)
+
+    def needs(self, site: Site) -> Collection[Tap[Any]]:
+        return distinct([*self.base.needs(site), self.tap(site)])
+
+    def rank(self, site: Site, stats: Stats) -> Ranked:
+        return stats.derived(self.tap(site), self.tfidf.rank)
+
+    def score(self, layer: Layer, stats: Stats) -> Tensor:
+        factor_J = self.rank(layer.site, stats).factor_J
+        return self.base.score(layer, stats) ** self.tfidf.weight_exp * spread(factor_J, layer.site, layer.weight_OI)
+
+    def facts(self, layer: Layer, stats: Stats) -> Mapping[str, float]:
+        ranked = self.rank(layer.site, stats)
+        return facts(ranked.tf_J, ranked.idf_J)

@@ -1,0 +1,72 @@
+"""TF-IDF over neurons: how active a neuron is, and how specific to some documents or topics.
+
+M_rj = mean of |a_j| over the tokens of row r.  A row is a calibration sequence, or one of K topics (groupings/topics.py).
+
+    TF_j        = mean over rows of M_rj
+    R_rj        = M_rj / TF_j           (`normalise`; else R = M).  1 throughout where TF_j = 0
+    tau         = the q-quantile of all entries of R
+    DF_j        = #{rows r : R_rj >= tau}
+    IDF_j       = ln((rows + 1) / (DF_j + 1)) + 1
+    spikiness_j = max_r M_rj / TF_j,    1 where TF_j = 0
+    factor_j    = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp
+
+R makes IDF say what TF does not: scaling a neuron's activations leaves it unchanged. One threshold on M itself counts the rows in
+which a neuron is *large*, so that IDF falls where TF rises and undoes it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Grouping, UserError
+from ..groupings import Documents, Topics
+from ..statistics import GroupedActivityState
+from .neurons import Activation
+
+
+class Ranked(NamedTuple):
+    tf_J: Tensor
+    idf_J: Tensor
+    factor_J: Tensor
+
+
+@dataclass(frozen=True)
+class TfIdf:
+    weight_exp: float  # of the weight's own score
+    tf_exp: float
+    idf_exp: float
+    spike_exp: float
+    quantile: float  # q, in [0, 1]
+    normalise: bool
+    num_topics: int | None  # K; None: a row is a document
+    window: int  # tokens that share a topic
+    activation: Activation  # `gate`: the gate projection's output, before the activation function
+    seed: int  # of the clustering
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quantile <= 1:
+            raise UserError(
+                f"tfidf.quantile={self.quantile} is out of range: expected a fraction in [0, 1], such as 0.6"
+            )
+        _ = self.grouping  # which checks its own options
+
+    @property
+    def grouping(self) -> Grouping:
+        return Documents() if self.num_topics is None else Topics(self.num_topics, self.window, self.seed)
+
+    def rank(self, state: GroupedActivityState) -> Ranked:
+        mean_RJ = state.mean_RJ
+        tf_J = mean_RJ.mean(0)
+        relative_RJ = torch.where(tf_J > 0, mean_RJ / tf_J, 1.0)
+        seen_RJ = relative_RJ if self.normalise else mean_RJ
+        # kthvalue: torch.quantile refuses more than 16M entries
+        tau = seen_RJ.flatten().kthvalue(max(1, math.ceil(self.quantile * seen_RJ.numel()))).values
+        df_J = (seen_RJ >= tau).sum(0)
+        idf_J = ((len(mean_RJ) + 1) / (df_J + 1)).log() + 1
+        spikiness_J = relative_RJ.max(0).values
+        return Ranked(tf_J, idf_J, tf_J**self.tf_exp * idf_J**self.idf_exp * spikiness_J**self.spike_exp)

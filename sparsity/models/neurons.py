@@ -1,0 +1,64 @@
+"""Which neurons a block's linear layers belong to, read off their shapes and the order in which the block defines them.
+
+An MLP is the linear layers of one module (or of the block itself, as in OPT). Its *down* projection is the last layer that maps to
+the model's width such that other layers put out as many numbers as it takes in (or twice as many: Phi-3's fused gate_up): those are
+its neurons. In attention the last layer defined takes in what the others' outputs became.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import nn
+from transformers import activations
+
+from ..core import Neurons, Role
+
+
+class Shape(NamedTuple):
+    role: Role
+    outputs: int
+    inputs: int
+
+
+def find_neurons(block: str, module: nn.Module, shapes: Mapping[str, Shape], width: int) -> dict[str, Neurons]:
+    """The neurons of each layer of a block, by its path in the block. A layer that fits neither picture has none.
+
+    `block`: the block's full name; `shapes`: the linear layers in the order of definition; `width`: of the hidden states.
+    """
+    found: dict[str, Neurons] = {}
+    attention = [path for path, shape in shapes.items() if shape.role == "attention"]
+    for path in attention[:-1]:
+        found[path] = Neurons("row", shapes[path].outputs, f"{block}.{path}", "output")
+    if len(attention) > 1:
+        found[attention[-1]] = Neurons("column", shapes[attention[-1]].inputs, f"{block}.{attention[-1]}", "input")
+
+    homes: dict[str, list[str]] = {}
+    for path, shape in shapes.items():
+        if shape.role == "mlp":
+            homes.setdefault(path.rpartition(".")[0], []).append(path)
+    for home, paths in homes.items():
+        found |= _mlp(block, home, module.get_submodule(home), {path: shapes[path] for path in paths}, width)
+    return found
+
+
+def _mlp(block: str, home: str, module: nn.Module, shapes: Mapping[str, Shape], width: int) -> dict[str, Neurons]:
+    for down in reversed(list(shapes)):
+        count = shapes[down].inputs
+        rows = [path for path in shapes if path != down and shapes[path].outputs in (count, 2 * count)]
+        rows = [path for path in rows if shapes[path].inputs == width]
+        if shapes[down].outputs == width and rows:
+            gates = [path for path in rows if len(rows) == 1 or "gate" in path.rpartition(".")[2].lower()]
+            gate = f"{block}.{gates[0]}" if len(gates) == 1 else None
+            functions = [name for name, child in module.named_children() if _is_activation(child)]
+            where = ".".join(filter(None, [block, home]))
+            activation = f"{where}.{functions[0]}" if len(functions) == 1 else None
+            row = Neurons("row", count, f"{block}.{down}", "input", gate, activation)
+            return dict.fromkeys(rows, row) | {down: replace(row, axis="column")}
+    return {}
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ in (activations.__name__, nn.modules.activation.__name__)

@@ -1,0 +1,42 @@
+"""How much and how often a neuron is active: TF_j = mean over tokens of |a_j|, and the number of tokens with |a_j| > threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..linalg import exact
+
+
+class ActivityState(NamedTuple):
+    total_J: Tensor  # sum of |a|
+    active_J: Tensor  # tokens with |a| > threshold
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Activity:
+    threshold: float
+
+    @property
+    def grouping(self) -> None:
+        return None
+
+    def zero(self, x_BTI: Tensor, rows: int = 0) -> ActivityState:
+        total_J = torch.zeros(x_BTI.shape[-1], dtype=exact(x_BTI.device), device=x_BTI.device)
+        return ActivityState(total_J, torch.zeros_like(total_J), 0)
+
+    def add(self, state: ActivityState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> ActivityState:
+        size_NJ = x_BTI.flatten(0, -2).abs()
+        total_J = state.total_J.add_(size_NJ.sum(0, dtype=state.total_J.dtype))
+        active_J = state.active_J.add_((size_NJ > self.threshold).sum(0))
+        return ActivityState(total_J, active_J, state.tokens + len(size_NJ))
+
+    def merge(self, a: ActivityState, b: ActivityState) -> ActivityState:
+        return ActivityState(a.total_J + b.total_J, a.active_J + b.active_J, a.tokens + b.tokens)
+
+    def finite(self, state: ActivityState) -> bool:
+        return bool(state.total_J.isfinite().all())

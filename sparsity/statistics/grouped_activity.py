@@ -1,0 +1,52 @@
+"""M_rj = mean of |a_j| over the tokens of row r, a document or a topic: the matrix that TF-IDF over neurons reads. O(R J) memory.
+
+Folded as sums: with C the R x N matrix of ones where token n belongs to row r, the sum is C |A|. A matrix product adds in an order
+that does not change from run to run, which scattered additions on a GPU do not promise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Grouping
+from ..linalg import exact, wide
+
+
+class GroupedActivityState(NamedTuple):
+    total_RJ: Tensor  # sum of |a| over a row's tokens
+    tokens_R: Tensor
+
+    @property
+    def mean_RJ(self) -> Tensor:
+        return self.total_RJ / self.tokens_R[:, None]
+
+    @property
+    def tokens(self) -> int:
+        return int(self.tokens_R.sum())
+
+
+@dataclass(frozen=True)
+class GroupedActivity:
+    grouping: Grouping
+
+    def zero(self, x_BTI: Tensor, rows: int) -> GroupedActivityState:
+        total_RJ = torch.zeros(rows, x_BTI.shape[-1], dtype=exact(x_BTI.device), device=x_BTI.device)
+        return GroupedActivityState(total_RJ, torch.zeros(rows, dtype=torch.long, device=x_BTI.device))
+
+    def add(self, state: GroupedActivityState, x_BTI: Tensor, labels_BT: Tensor | None) -> GroupedActivityState:
+        assert labels_BT is not None
+        row_R = torch.arange(len(state.tokens_R), device=x_BTI.device)
+        member_RN = labels_BT.flatten() == row_R[:, None]
+        size_NJ = x_BTI.flatten(0, -2).abs().to(wide(x_BTI.dtype))
+        total_RJ = state.total_RJ.add_(member_RN.to(size_NJ.dtype) @ size_NJ)
+        return GroupedActivityState(total_RJ, state.tokens_R.add_(member_RN.sum(1)))
+
+    def merge(self, a: GroupedActivityState, b: GroupedActivityState) -> GroupedActivityState:
+        return GroupedActivityState(a.total_RJ + b.total_RJ, a.tokens_R + b.tokens_R)
+
+    def finite(self, state: GroupedActivityState) -> bool:
+        return bool(state.total_RJ.isfinite().all())
