@@ -40,4 +40,4 @@ def place(hydra: DictConfig, name: str) -> Place:
     choices = {
         str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in COMPONENTS
     }
-    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices)
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, tuple(hydra.overrides.task))

@@ -41,11 +41,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's files go, the folder under which finished runs are looked up, and what was chosen in the groups."""
+    """Where a run's files go, the folder under which finished runs are looked up, and what was asked for."""
 
     folder: Path
     finished: Path
-    choices: Mapping[str, str]
+    choices: Mapping[str, str]  # group -> option
+    overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
 
 
 @dataclass
@@ -151,14 +152,16 @@ def _run(job: Job) -> dict[str, Any]:
         "run_key": job.key,
         "name": settings.name,
         "command": where["command"],
+        "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
+        "composition": {part: repr(getattr(parts, part)) for part in ("method", "pattern", "corrector")},
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "dataset": parts.dataset.describe(),
         "calibration": settings.calibration.model_dump() | {"tokens": 0 if ids_BT is None else ids_BT.numel()},
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
         "sparsity": _recount(decoder, sites, rows),
-        "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), "relative_error_mean": _mean_error(rows)},
+        "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_means(rows)},
         "seconds": clock.seconds,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
@@ -263,8 +266,11 @@ def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 
 
-def _mean_error(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Over the layers whose error is known; None where it is of none."""
-    known = [row["relative_error"] for row in rows if row["relative_error"] is not None]
-    finite = [error for error in known if math.isfinite(error)]
-    return sum(finite) / len(finite) if finite else None
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Over the layers in which a number is known, the layer errors' and the corrector's columns; None where in none."""
+    columns = [column for row in rows for column in row if column.startswith("corrector_")]
+    means: dict[str, float | None] = {}
+    for column in dict.fromkeys(["error_before", "relative_error", *columns]):
+        known = [row[column] for row in rows if row.get(column) is not None and math.isfinite(row[column])]
+        means[f"{column}_mean"] = sum(known) / len(known) if known else None
+    return means
