@@ -28,7 +28,7 @@ from .selection import GRAM, Salience, Select, Selection
 
 PANEL = 128  # channels between two products, and between two looks at the gains
 
-Move = Callable[[int, Tensor], Tensor]  # (channel s, its slopes P_s (O,)) -> the changes d (O,)
+Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class Greedy:
         change_OI = pruned.weight_OI.to(dtype) - layer.weight_OI
         if self.early_stop:
             slope_OI = change_OI @ gram_II.to(dtype)
-            loss = change_OI.mul_(slope_OI).sum().clamp(min=0)
+            loss_O = change_OI.mul_(slope_OI).sum(1)
             slope_SO = columns(slope_OI, channel_S)
         else:
-            loss = None
+            loss_O = None
             slope_SO = gram_SI @ change_OI.T
         at = Channels(
             gram_SS=gram_SI.index_select(1, channel_S),
@@ -77,7 +77,7 @@ class Greedy:
             keep_SO=columns(pruned.keep_OI, channel_S),
         )
         move = optimal(at) if self.step == "optimal" else either_way(at, self.step)
-        step_SO = descend(at, move, self.passes, loss, self.tolerance)
+        step_SO = descend(at, move, self.passes, loss_O, self.tolerance)
         corrected = take(layer, pruned, gram_II, channel_S, at, step_SO)
         return Corrected(corrected.weight_OI, {**chosen.facts, **corrected.facts})
 
@@ -88,36 +88,38 @@ def lively(gram_SS: Tensor) -> Tensor:
 
 
 def either_way(at: Channels, step: float) -> Move:
-    """-size sign(P) where it gains: 2 |P| > size g."""
+    """size sign(-P) where it gains: 2 |P| > size g."""
     size_SO = (step * at.dense_SO.abs()).mul_(at.keep_SO)
     least_SO = size_SO * (at.gram_SS.diagonal()[:, None] / 2)
-    return lambda s, slope_O: torch.copysign(size_SO[s], slope_O).neg_().mul_(slope_O.abs() > least_SO[s])
+    return lambda s, down_O: torch.copysign(size_SO[s], down_O).masked_fill_(down_O.abs() <= least_SO[s], 0)
 
 
 def optimal(at: Channels) -> Move:
     """-P / g."""
     g_S1 = at.gram_SS.diagonal()[:, None]
-    rate_SO = torch.where(at.keep_SO & lively(at.gram_SS)[:, None], -1 / g_S1, 0)
-    return lambda s, slope_O: slope_O * rate_SO[s]
+    rate_SO = torch.where(at.keep_SO & lively(at.gram_SS)[:, None], 1 / g_S1, 0)
+    return lambda s, down_O: down_O * rate_SO[s]
 
 
-def descend(at: Channels, move: Move, passes: int, loss: Tensor | None, tolerance: float) -> Tensor:
-    """The summed changes (S, O) of all passes. With the `loss` given (a scalar), reads one number a panel and may stop early."""
-    gram_SS, slope_SO = at.gram_SS, at.slope_SO.clone()
+def descend(at: Channels, move: Move, passes: int, loss_O: Tensor | None, tolerance: float) -> Tensor:
+    """The summed changes (S, O) of all passes. With the loss of every row, reads one number a panel and may stop early."""
+    loss = None if loss_O is None else loss_O.sum().clamp(min=0)
+    gram_SS, down_SO = at.gram_SS, -at.slope_SO
     g_S, lively_S = gram_SS.diagonal(), lively(gram_SS)
-    total_SO = torch.zeros_like(slope_SO)
+    total_SO = torch.zeros_like(down_SO)
     for number in range(1, passes + 1):
-        for start in range(0, len(slope_SO), PANEL):
-            stop = min(start + PANEL, len(slope_SO))
-            panel_KO = slope_SO[start:stop].clone()  # its row k ends as the slopes on which channel k moved
+        for start in range(0, len(down_SO), PANEL):
+            stop = min(start + PANEL, len(down_SO))
+            panel_KO = down_SO[start:stop].clone()  # its row k ends as what channel k saw
             gram_KK = gram_SS[start:stop, start:stop]
-            d_KO = torch.empty_like(panel_KO)
+            moves = []
             for k in range(stop - start):
-                d_KO[k] = move(start + k, panel_KO[k])
-                panel_KO[k + 1 :].addr_(gram_KK[k + 1 :, k], d_KO[k])
+                moves.append(move(start + k, panel_KO[k]))
+                panel_KO[k + 1 :].addr_(gram_KK[k + 1 :, k], moves[k], alpha=-1)
+            d_KO = torch.stack(moves)
             stopped = False
             if loss is not None:
-                gain_K = -(panel_KO.mul_(2).addcmul_(d_KO, g_S[start:stop, None]) * d_KO).sum(1)
+                gain_K = (panel_KO.mul_(2).addcmul_(d_KO, g_S[start:stop, None], value=-1) * d_KO).sum(1)
                 spent_K = gain_K.cumsum(0)
                 short_K = (gain_K < tolerance * (loss - spent_K + gain_K)) & lively_S[start:stop]
                 applied = int((short_K.cumsum(0) == 0).sum().item())
@@ -129,5 +131,5 @@ def descend(at: Channels, move: Move, passes: int, loss: Tensor | None, toleranc
                 return total_SO
             # in the last pass nobody comes back to the channels that were done
             after = stop if number == passes else 0
-            slope_SO[after:].addmm_(gram_SS[after:, start:stop], d_KO)
+            down_SO[after:].addmm_(gram_SS[after:, start:stop], d_KO, alpha=-1)
     return total_SO

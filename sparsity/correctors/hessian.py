@@ -56,7 +56,7 @@ class Hessian:
             dense_SO=double(columns(layer.weight_OI, channel_S)),
             keep_SO=columns(pruned.keep_OI, channel_S).to(gram_SI.device),
         )
-        factor_SS, damp = factor(at.gram_SS, double(gram_II.diagonal()).mean(), self.damp)
+        factor_SS, damp = factor(at.gram_SS, double(gram_II.diagonal()), self.damp)
         step_SO = -torch.cholesky_solve(at.slope_SO, factor_SS)
         clamped = 0.0
         if self.max_change is not None:
@@ -68,14 +68,14 @@ class Hessian:
         return Corrected(corrected.weight_OI, facts)
 
 
-def factor(gram_SS: Tensor, mean: Tensor, damp: float) -> Factor:
-    """The lower Cholesky factor of G_SS + damp * mean * I."""
+def factor(gram_SS: Tensor, g_I: Tensor, damp: float) -> Factor:
+    """The lower Cholesky factor of G_SS + damp * mean(g) * I."""
     gram_SS = gram_SS.clone()
     gram_SS.diagonal().masked_fill_(gram_SS.diagonal() == 0, 1)
 
     def attempt(used: float) -> tuple[Tensor, Tensor]:
         damped_SS = gram_SS.clone()
-        damped_SS.diagonal().add_(used * mean)
+        damped_SS.diagonal().add_(used * g_I.mean())
         lower_SS, info = torch.linalg.cholesky_ex(damped_SS)
         return lower_SS, info
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..core import Stats, Tap, UserError
@@ -100,7 +101,8 @@ class Selection:
             salience_I, facts["shrinkage"] = stats.derived(MOMENTS, james_stein)
         else:
             salience_I = stats.derived(GRAM, l2)
-        chosen = choose(salience_I, keep_OI.any(0), self.select, self.fraction)
+        candidate_I = keep_OI.view(torch.uint8).amax(0).bool()  # any(0), of which torch makes ten times the work
+        chosen = choose(salience_I, candidate_I, self.select, self.fraction)
         return Chosen(chosen.channel_S, chosen.facts | facts)
 
 
