@@ -32,7 +32,8 @@ def test_hessian_is_the_ridge_regression_of_the_residual(seed, select, max_chang
     expected_OI = hessian(pruned.weight_OI, p.layer.weight_OI, pruned.keep_OI, p.x_NI, channels, 1e-3, max_change)
     assert_close(found.weight_OI, expected_OI, rtol=1e-9, atol=1e-9)
     assert found.facts["damp"] == 1e-3
-    assert (found.facts["clamped"] > 0) == (max_change == 0.05 or (max_change == 1.0 and found.facts["clamped"] > 0))
+    if select != "all" and max_change != 1.0:  # `all` moves nothing after Wanda, and 1.0 is far
+        assert (found.facts["clamped"] > 0) == (max_change is not None)
 
 
 def test_survivors_of_every_row_in_the_channels_get_the_least_squares_on_them():
@@ -62,8 +63,9 @@ def test_all_channels_change_nothing_after_a_method_that_only_scores():
 @pytest.mark.parametrize("seed", range(3))
 def test_all_channels_walk_back_along_what_sparsegpt_compensated(seed):
     """D = W0 - W on the survivors, scaled by the line search: fully undone only where that lowers the loss."""
-    p = problem(seed=seed)
-    pruned = SparseGPT("layer", 0.01, 8).prune(p.layer, HALF, p.stats())
+    p = problem(outputs=24, seed=seed)
+    pruned = SparseGPT("layer", 0.01, 8).prune(p.layer, Unstructured(0.3), p.stats())
+    assert pruned.keep_OI.any(0).all()
     found = Hessian("all", 1.0, "l2", None, 0.0).correct(p.layer, pruned, p.stats())
     back_OI = (p.layer.weight_OI - pruned.weight_OI) * pruned.keep_OI
     slope_O = (back_OI * ((pruned.weight_OI - p.layer.weight_OI) @ p.gram_II)).sum(1)
