@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import Problem, problem
+from problems import SITE, Problem, problem
 from textbook_correctors import greedy, masked_least_squares
 from torch.testing import assert_close
 
-from sparsity.core import UserError
+from sparsity.core import Layer, Pruned, UserError
 from sparsity.correctors import Greedy
 from sparsity.correctors import greedy as module
 from sparsity.correctors.selection import Selection
@@ -61,6 +61,19 @@ def test_the_early_stop_above_stops_early_and_in_every_place():
             worked.add(count)
     assert len(worked) > 3
     assert min(worked) < 8
+
+
+@pytest.mark.parametrize("panel", [1, 128])
+def test_a_gain_is_held_against_the_loss_that_is_left_and_a_dead_channel_ends_nothing(monkeypatch, panel):
+    monkeypatch.setattr(module, "PANEL", panel)
+    x_NI = torch.diag(torch.tensor([0.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+    p = Problem(x_NI, Layer(SITE, torch.ones(1, 4, dtype=torch.float64)))
+    off_OI = torch.tensor(
+        [[1.0, 3.0, 0.7, 0.1]], dtype=torch.float64
+    )  # losses 0, 9, 0.49, 0.01: each most of what is left
+    pruned = Pruned(p.layer.weight_OI + off_OI, torch.ones(1, 4, dtype=torch.bool))
+    found = Greedy("all", 1.0, "l2", "optimal", True, 0.1, 1).correct(p.layer, pruned, p.stats())
+    assert_close(found.weight_OI, torch.tensor([[2.0, 1.0, 1.0, 1.0]], dtype=torch.float64))
 
 
 def test_one_optimal_step_leaves_no_slope():
