@@ -32,7 +32,7 @@ from sparsity.methods import SparseGPT, Wanda
 from sparsity.models import Decoder
 from sparsity.patterns import NofM, Unstructured
 from sparsity.patterns.unstructured import keep_largest
-from sparsity.statistics import Activity, Gram, GroupedActivity, SquaredNorm
+from sparsity.statistics import Activity, Gram, GroupedActivity, Moments, SquaredNorm
 from sparsity.stream import BlockStream
 
 O, I = 6, 16
@@ -142,6 +142,12 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
         (lambda: linalg.inverse_factor(away(I, I)), [GRAM_32, ((), INFO)]),
         (lambda: linalg.inverse_factor(away(I, I, dtype=F64)), [((I, I), F64), ((), INFO)]),
     ],
+    "double": [(lambda: linalg.double(away(I, dtype=BF16)), [((I,), F64)])],
+    "line_search": [(lambda: linalg.line_search(away(O), away(O)), [((O,), F32)])],
+    "never_worse": [
+        (lambda: linalg.never_worse(away(I, I), *(away(O, I, dtype=BF16) for _ in range(3))), [((O, I), BF16)]),
+        (lambda: linalg.never_worse(away(I, I), away(O, I), away(O, I), away(O, I)), [((O, I), F32)]),
+    ],
     "obs_sweep": [sweep(8, None, HALF, "layer"), sweep(7, None, HALF, "row"), sweep(8, 4, NofM(2, 4), "row")],
 }
 LINALG_ELSE = {
@@ -149,6 +155,7 @@ LINALG_ELSE = {
     "exact": "takes a device and returns a dtype, no tensor",
     "Factor": "a pair that `escalate` returns: it computes nothing",
     "escalate": "must read LAPACK's success: tested below, with the answer fed to it",
+    "retry": "the part of `escalate` that reads",
 }
 
 
@@ -180,6 +187,7 @@ def test_escalate_reads_one_number_and_computes_where_its_input_is():
 ROWS = 2  # one to each of the two sequences below
 STATISTICS = {  # and the shapes of what they hold
     Gram(): [(I, I)],
+    Moments(): [(I,), (I,)],
     SquaredNorm(): [(I,)],
     Activity(0.1): [(I,), (I,)],
     GroupedActivity(Documents()): [(ROWS, I), (ROWS,)],

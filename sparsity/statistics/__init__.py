@@ -3,6 +3,7 @@
 from .activity import Activity, ActivityState
 from .gram import Gram, GramState
 from .grouped_activity import GroupedActivity, GroupedActivityState
+from .moments import Moments, MomentsState
 from .squared_norm import SquaredNorm, SquaredNormState
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "GramState",
     "GroupedActivity",
     "GroupedActivityState",
+    "Moments",
+    "MomentsState",
     "SquaredNorm",
     "SquaredNormState",
 ]

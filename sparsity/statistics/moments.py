@@ -1,0 +1,39 @@
+"""Per input, the sum over tokens of x_i and of x_i^2: mean and variance, at O(N I) time and O(I) memory. For James-Stein only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..linalg import exact
+
+
+class MomentsState(NamedTuple):
+    sum_I: Tensor
+    squares_I: Tensor
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Moments:
+    @property
+    def grouping(self) -> None:
+        return None
+
+    def zero(self, x_BTI: Tensor, rows: int = 0) -> MomentsState:
+        zero_I = torch.zeros(x_BTI.shape[-1], dtype=exact(x_BTI.device), device=x_BTI.device)
+        return MomentsState(zero_I, zero_I.clone(), 0)
+
+    def add(self, state: MomentsState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> MomentsState:
+        x_NI = x_BTI.flatten(0, -2).to(state.sum_I.dtype)
+        sum_I, squares_I = state.sum_I.add_(x_NI.sum(0)), state.squares_I.add_(x_NI.square().sum(0))
+        return MomentsState(sum_I, squares_I, state.tokens + len(x_NI))
+
+    def merge(self, a: MomentsState, b: MomentsState) -> MomentsState:
+        return MomentsState(a.sum_I + b.sum_I, a.squares_I + b.squares_I, a.tokens + b.tokens)
+
+    def finite(self, state: MomentsState) -> bool:
+        return bool((state.sum_I.isfinite() & state.squares_I.isfinite()).all())
