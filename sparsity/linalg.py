@@ -4,7 +4,7 @@ Layer loss of W against the dense W0 with G = X'X:   L(W) = tr((W - W0) G (W - W
 Reported relative to removing everything: sqrt(L(W) / L(0)), in [0, inf); 0 is the dense layer.
 
 Nothing here branches on data: every function runs on `meta` tensors, so it computes on the device of its inputs. The one place
-that must look at data, the retry after a failed Cholesky, is `escalate`.
+that must look at data is `retry`, after a failed Cholesky.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from torch import Tensor
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype to compute in: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def double(x_N: Tensor) -> Tensor:
+    """x in float64, on the CPU where its device has none."""
+    return x_N.to("cpu" if x_N.device.type == "mps" else x_N.device, torch.float64)
 
 
 def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
@@ -58,18 +63,44 @@ def inverse_factor(matrix_II: Tensor) -> tuple[Tensor, Tensor]:
     return torch.linalg.solve_triangular(lower_II.flip(0, 1), eye_II, upper=True), info
 
 
-def escalate(gram_II: Tensor, damp: float) -> Factor:
-    """The inverse factor of the damped Gram. A failed Cholesky is retried with ten times the damping, which is returned.
+def retry(attempt: Callable[[float], tuple[Tensor, Tensor]], damp: float) -> Factor:
+    """`attempt(damp)` gives a factor and LAPACK's `info`. A failure is retried with ten times the damping, which is returned.
 
     Raises `ValueError` where no damping helps, which only a matrix that is no Gram (not finite, not symmetric) can bring about.
     """
     used = damp
-    while used <= 1e6:
-        factor_II, info = inverse_factor(damped(gram_II, used))
+    while True:
+        factor_II, info = attempt(used)
         if info.item() == 0:
             return Factor(factor_II, used)
-        used = max(10 * used, torch.finfo(gram_II.dtype).eps)
-    raise ValueError(f"no Cholesky factor of a {tuple(gram_II.shape)} Gram matrix at any damping from {damp} to 1e6")
+        used = max(10 * used, torch.finfo(factor_II.dtype).eps)
+        if used > 1e6:
+            break
+    raise ValueError(f"no Cholesky factor of a {tuple(factor_II.shape)} Gram matrix at any damping from {damp} to 1e6")
+
+
+def escalate(gram_II: Tensor, damp: float) -> Factor:
+    """The inverse factor of the damped Gram, with as much more damping as its Cholesky needs."""
+    return retry(lambda used: inverse_factor(damped(gram_II, used)), damp)
+
+
+def line_search(slope_O: Tensor, curvature_O: Tensor) -> Tensor:
+    """How far to go along a step D of each row: t = clip(-slope / curvature, 0, 1), 0 where the curvature is not positive.
+
+    slope = <D, (W - W0) G> and curvature = <D, D G>: L(W + t D) = L(W) + 2 t slope + t^2 curvature is least there, and no larger
+    than L(W) for any D.
+    """
+    return torch.where(curvature_O > 0, -slope_O / curvature_O, 0).clamp(0, 1)
+
+
+def never_worse(gram_II: Tensor, dense_OI: Tensor, given_OI: Tensor, corrected_OI: Tensor) -> Tensor:
+    """The corrected rows whose loss is smaller than that of the given ones, which all other rows keep bit for bit. O(O I^2).
+
+    For a dtype in which rounding undoes a step. By L(b) - L(a) = <b - a, (a + b - 2 W0) G>: one product, nothing cancels.
+    """
+    dense_OI, a_OI, b_OI = (weight_OI.to(gram_II.dtype) for weight_OI in (dense_OI, given_OI, corrected_OI))
+    rise_O = (((a_OI - dense_OI) + (b_OI - dense_OI)) @ gram_II * (b_OI - a_OI)).sum(1)
+    return torch.where((rise_O < 0)[:, None], corrected_OI, given_OI)
 
 
 def obs_sweep(

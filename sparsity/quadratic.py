@@ -24,6 +24,10 @@ from torch import Tensor
 # twice as long), enough for a product at full speed (at 4096 inputs one of 128 rows takes as long as one of 256).
 PANEL = 256
 
+# A row stands still once its residual is down to three quarters of the digits of its dtype (its square to eps^1.5): of a singular
+# matrix what remains may be rounding in the null space, along which a step is a leap.
+DIGITS = 1.5
+
 
 class UnitDiagonal(NamedTuple):
     """A = s (G + lam I) s with ones on the diagonal. An input that was always zero has s = 1 and a row and column of zeros."""
@@ -64,8 +68,7 @@ def _descend(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, free_PI: Tens
     residual_PI.mul_(free_PI)
     direction_PI, product_PI = residual_PI.clone(), torch.empty_like(x_PI)
     square_P = _dot(residual_PI, residual_PI)
-    # Below this the recurrence of the residual holds nothing but rounding, and the row stands still.
-    least_P = square_P * eps**2
+    least_P = square_P * eps**DIGITS
     for _ in range(steps):
         torch.mm(direction_PI, matrix_II, out=product_PI)
         product_PI.mul_(free_PI)
@@ -94,7 +97,7 @@ def _descend_in_box(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, limit_
     largest = torch.minimum(matrix_II.abs().sum(1).amax(), matrix_II.norm())
     length = 1 / largest.clamp(min=torch.finfo(x_PI.dtype).tiny)
     pull_PI, open_PI = residual_PI.clone(), limit_PI > 0
-    least_P = _dot(residual_PI, residual_PI) * eps**2
+    least_P = _dot(residual_PI, residual_PI) * eps**DIGITS
     direction_PI = _inside(residual_PI, x_PI, limit_PI)
     for _ in range(steps):
         inside_PI, inward_PI = _inside(residual_PI, x_PI, limit_PI), _inward(residual_PI, x_PI, limit_PI)

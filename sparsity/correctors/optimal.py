@@ -10,27 +10,47 @@ copies of the weights. Cheap where exact solutions per row would take O(O I^3).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Site, Stats, Tap
+from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
+from ..linalg import line_search, never_worse
 from ..quadratic import UnitDiagonal, boxed, conjugate_gradients, projected, unit_diagonal
-from ..statistics import Gram, GramState
-
-GRAM = Tap(Gram())
+from ..statistics import GramState
+from .selection import GRAM, Salience, Select, Selection
 
 
 @dataclass(frozen=True)
 class Optimal:
-    steps: int  # products of the size of the layer
-    damp: float  # fraction of mean(diag G)
-    max_change: float | None  # of a weight, as a fraction of its dense value; None: no box
+    steps: int  # products of the size of the layer, >= 1
+    damp: float  # fraction of mean(diag G), >= 0
+    max_change: float | None  # of a weight, as a fraction of its dense value, >= 0; None: no box
     precision: Literal["float32", "float64"]  # at least; as wide as the Gram and the layer in any case
+    select: Select
+    fraction: float  # of the channels with a survivor, in (0, 1]; `all` does not read it
+    salience: Salience
 
-    def needs(self, site: Site) -> tuple[Tap[GramState]]:
-        return (GRAM,)
+    def __post_init__(self) -> None:
+        _ = self.selection  # refuses what is out of its range
+        if self.steps < 1:
+            raise UserError(f"steps={self.steps} is out of range: expected a whole number >= 1, such as 10")
+        if not self.damp >= 0:
+            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 0.01")
+        if self.max_change is not None and not self.max_change >= 0:
+            raise UserError(
+                f"max_change={self.max_change} is out of range: expected a fraction >= 0, such as 0.05, or null for no bound"
+            )
+        if self.precision not in ("float32", "float64"):
+            raise UserError(f"precision={self.precision} is unknown: expected float32 or float64")
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.select, self.fraction, self.salience)
+
+    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
+        return self.selection.needs()
 
     def system(self, state: GramState) -> UnitDiagonal:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
@@ -42,7 +62,9 @@ class Optimal:
         home, dtype = system.matrix_II.device, torch.promote_types(system.matrix_II.dtype, layer.weight_OI.dtype)
         matrix_II, scale_I, damping = (part.to(dtype) for part in system)
         dense_OI, given_OI = layer.weight_OI.to(home, dtype), pruned.weight_OI.to(home, dtype)
-        free_OI = pruned.keep_OI.to(home)
+        chosen = self.selection.choose(stats, pruned.keep_OI)
+        chosen_I = torch.zeros_like(pruned.keep_OI[0]).index_fill(0, chosen.channel_S, True)
+        free_OI = (pruned.keep_OI & chosen_I).to(home)
 
         error_OI = given_OI - dense_OI
         pull_OI = (error_OI / -scale_I) @ matrix_II
@@ -70,13 +92,13 @@ class Optimal:
             gram_II = stats[GRAM].gram_II
             corrected_OI = never_worse(gram_II, layer.weight_OI, pruned.weight_OI, corrected_OI)
         facts = {
-            "candidates": free_OI.any(0).sum().item(),
+            **chosen.facts,
             "applied": _share(corrected_OI != pruned.weight_OI, free_OI),
             "clamped": clamped,
             "line_search": t_O.mean().item(),
             "residual": (rest_OI.norm() / start_OI.norm().clamp(min=torch.finfo(dtype).tiny)).item(),
         }
-        return Corrected(corrected_OI, {name: float(fact) for name, fact in facts.items()})
+        return Corrected(corrected_OI, facts)
 
 
 def _dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:
@@ -86,13 +108,3 @@ def _dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:
 
 def _share(some_OI: Tensor, all_OI: Tensor) -> float:
     return some_OI.sum().item() / max(all_OI.sum().item(), 1)
-
-
-def line_search(slope_O: Tensor, curvature_O: Tensor) -> Tensor:
-    return torch.where(curvature_O > 0, -slope_O / curvature_O, 0).clamp(0, 1)
-
-
-def never_worse(gram_II: Tensor, dense_OI: Tensor, given_OI: Tensor, corrected_OI: Tensor) -> Tensor:
-    dense_OI, a_OI, b_OI = (weight_OI.to(gram_II.dtype) for weight_OI in (dense_OI, given_OI, corrected_OI))
-    rise_O = (((a_OI - dense_OI) + (b_OI - dense_OI)) @ gram_II * (b_OI - a_OI)).sum(1)
-    return torch.where((rise_O < 0)[:, None], corrected_OI, given_OI)

@@ -1,0 +1,135 @@
+"""Coordinate descent over selected input channels, one channel at a time, all outputs at once.
+
+With P = (W - W0) G, a step d of weight (o, j) changes L by 2 d P_oj + d^2 g_j, a gain if that is negative. Of channel j, every
+survivor takes
+    step = c         d = -c |W0_oj| sign(P_oj), the better of the two directions, where it gains;
+    step = optimal   d = -P_oj / g_j, the exact minimum along the coordinate; a channel without input (g_j = 0) is skipped.
+Then P moves by d G_j:. This is the descent on the residual R = X (W - W0)' of every single token, by P = R'X, without R.
+
+Only the selected columns of P are held, O(O I |S|) to form and O(O |S|^2) to follow. A panel of channels is worked through with
+rank-1 changes inside it, and its effect on the others follows in one product, as in SparseGPT's sweep. `early_stop` ends at the
+first channel with input whose summed gain falls below `tolerance` times the current loss; to know the loss of the given weights
+costs one O(O I^2) product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
+from ..linalg import wide
+from .channels import Channels, columns, take
+from .selection import GRAM, Salience, Select, Selection
+
+PANEL = 128  # channels between two products, and between two looks at the gains
+
+Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    select: Select
+    fraction: float  # of the channels with a survivor, in (0, 1]
+    salience: Salience
+    step: float | Literal["optimal"]  # a fraction of |W0|, >= 0, or the exact minimum
+    early_stop: bool
+    tolerance: float  # >= 0; the share of the current loss that a channel must gain, with `early_stop`
+    passes: int  # >= 1
+
+    def __post_init__(self) -> None:
+        _ = self.selection  # refuses what is out of its range
+        if self.step != "optimal" and not (isinstance(self.step, float | int) and self.step >= 0):
+            raise UserError(f"step={self.step} is out of range: expected a fraction >= 0, such as 0.01, or optimal")
+        if not self.tolerance >= 0:
+            raise UserError(f"tolerance={self.tolerance} is out of range: expected a fraction >= 0, such as 1e-6")
+        if self.passes < 1:
+            raise UserError(f"passes={self.passes} is out of range: expected a whole number >= 1")
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.select, self.fraction, self.salience)
+
+    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
+        return self.selection.needs()
+
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
+        chosen = self.selection.choose(stats, pruned.keep_OI)
+        gram_II, channel_S = stats[GRAM].gram_II, chosen.channel_S
+        dtype = torch.promote_types(gram_II.dtype, wide(layer.weight_OI.dtype))
+        gram_SI = gram_II.index_select(0, channel_S).to(dtype)
+        change_OI = pruned.weight_OI.to(dtype) - layer.weight_OI
+        if self.early_stop:
+            slope_OI = change_OI @ gram_II.to(dtype)
+            loss_O = change_OI.mul_(slope_OI).sum(1)
+            slope_SO = columns(slope_OI, channel_S)
+        else:
+            loss_O = None
+            slope_SO = gram_SI @ change_OI.T
+        at = Channels(
+            gram_SS=gram_SI.index_select(1, channel_S),
+            slope_SO=slope_SO,
+            dense_SO=columns(layer.weight_OI, channel_S).to(dtype),
+            keep_SO=columns(pruned.keep_OI, channel_S),
+        )
+        move = optimal(at) if self.step == "optimal" else either_way(at, self.step)
+        step_SO = descend(at, move, self.passes, loss_O, self.tolerance)
+        corrected = take(layer, pruned, gram_II, channel_S, at, step_SO)
+        return Corrected(corrected.weight_OI, {**chosen.facts, **corrected.facts})
+
+
+def lively(gram_SS: Tensor) -> Tensor:
+    """The channels with input (S,): g_j > 0, and not so small that 1 / g_j overflows."""
+    return gram_SS.diagonal() >= torch.finfo(gram_SS.dtype).tiny
+
+
+def either_way(at: Channels, step: float) -> Move:
+    """size sign(-P) where it gains: 2 |P| > size g."""
+    size_SO = (step * at.dense_SO.abs()).mul_(at.keep_SO)
+    least_SO = size_SO * (at.gram_SS.diagonal()[:, None] / 2)
+    return lambda s, down_O: torch.copysign(size_SO[s], down_O).masked_fill_(down_O.abs() <= least_SO[s], 0)
+
+
+def optimal(at: Channels) -> Move:
+    """-P / g."""
+    g_S1 = at.gram_SS.diagonal()[:, None]
+    rate_SO = torch.where(at.keep_SO & lively(at.gram_SS)[:, None], 1 / g_S1, 0)
+    return lambda s, down_O: down_O * rate_SO[s]
+
+
+def descend(at: Channels, move: Move, passes: int, loss_O: Tensor | None, tolerance: float) -> Tensor:
+    """The summed changes (S, O) of all passes. With the loss of every row, reads one number a panel and may stop early."""
+    loss = None if loss_O is None else loss_O.sum().clamp(min=0)
+    gram_SS, down_SO = at.gram_SS, -at.slope_SO
+    g_S, lively_S = gram_SS.diagonal(), lively(gram_SS)
+    total_SO = torch.zeros_like(down_SO)
+    for number in range(1, passes + 1):
+        for start in range(0, len(down_SO), PANEL):
+            stop = min(start + PANEL, len(down_SO))
+            panel_KO = down_SO[start:stop].clone()  # its row k ends as what channel k saw
+            gram_KK = gram_SS[start:stop, start:stop]
+            moves = []
+            for k in range(stop - start):
+                moves.append(move(start + k, panel_KO[k]))
+                panel_KO[k + 1 :].addr_(gram_KK[k + 1 :, k], moves[k], alpha=-1)
+            d_KO = torch.stack(moves)
+            stopped = False
+            if loss is not None:
+                gain_K = (panel_KO.mul_(2).addcmul_(d_KO, g_S[start:stop, None], value=-1) * d_KO).sum(1)
+                spent_K = gain_K.cumsum(0)
+                short_K = (gain_K < tolerance * (loss - spent_K + gain_K)) & lively_S[start:stop]
+                applied = int((short_K.cumsum(0) == 0).sum().item())
+                stopped = applied < stop - start
+                d_KO[applied:] = 0
+                loss = loss - spent_K[-1]
+            total_SO[start:stop] += d_KO
+            if stopped:
+                return total_SO
+            # in the last pass nobody comes back to the channels that were done
+            after = stop if number == passes else 0
+            down_SO[after:].addmm_(gram_SS[after:, start:stop], d_KO, alpha=-1)
+    return total_SO
