@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig
 
-from sparsity import evaluation, linalg, statistics
+from sparsity import evaluation, linalg, quadratic, statistics
 from sparsity.core import Criterion, Folded, Layer, Pattern, Pruned, Scope, Stats
 from sparsity.correctors import NoCorrection
 from sparsity.engine import plan, prune
@@ -180,6 +180,42 @@ def test_escalate_reads_one_number_and_computes_where_its_input_is():
         assert shapes(factor) == [GRAM_32]
         assert factor.damp == 0.01
     assert zeros.reads == 1
+
+
+# --- quadratic --------------------------------------------------------------------------------------------------------
+
+SOLVED = [((O, I), F32), ((O, I), F32)]
+QUADRATIC: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
+    "unit_diagonal": [
+        (lambda: quadratic.unit_diagonal(away(I, I), 0.01), [GRAM_32, ((I,), F32), ((), F32)]),
+        (lambda: quadratic.unit_diagonal(away(I, I, dtype=F64), 0.0), [((I, I), F64), ((I,), F64), ((), F64)]),
+    ],
+    "conjugate_gradients": [
+        (lambda: quadratic.conjugate_gradients(away(I, I), away(O, I), away(O, I, dtype=BOOL), 3), SOLVED),
+    ],
+    "projected": [(lambda: quadratic.projected(away(O, I), away(O, I), away(O, I)), SOLVED[:1])],
+}
+QUADRATIC_ELSE = {
+    "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
+    "Solved": "a pair: it computes nothing",
+    "boxed": "must read whether any row expands: tested below, with the answer fed to it",
+}
+
+
+def test_every_function_of_quadratic_is_tested_or_says_why_not():
+    assert {*QUADRATIC} | {*QUADRATIC_ELSE} == public(quadratic)
+    assert not {*QUADRATIC} & {*QUADRATIC_ELSE}
+
+
+@pytest.mark.parametrize("name,call,expected", [(n, call, e) for n, rows in QUADRATIC.items() for call, e in rows])
+def test_quadratic_computes_where_its_inputs_are(name, call, expected):
+    assert pure(call) == expected
+
+
+def test_boxed_reads_one_number_a_step_and_computes_where_its_inputs_are():
+    with elsewhere() as zeros:
+        assert shapes(quadratic.boxed(away(I, I), away(O, I), away(O, I), 3)) == SOLVED
+    assert zeros.reads == 3
 
 
 # --- statistics and patterns ------------------------------------------------------------------------------------------

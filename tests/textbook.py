@@ -70,3 +70,14 @@ def sparsegpt(
     W[~survives] = 0
     survives[:, dead] = False
     return W, survives
+
+
+def best_survivors(W: torch.Tensor, survives: torch.Tensor, H: torch.Tensor) -> torch.Tensor:
+    """Row by row the minimum of (w - w0) H (w - w0)' with w = 0 off the survivors s: H_ss w_s = (H w0)_s, solved by Cholesky."""
+    best = torch.zeros_like(W)
+    for o in range(W.shape[0]):
+        s = survives[o].nonzero().flatten()
+        if len(s):
+            factor = torch.linalg.cholesky(H[s][:, s])
+            best[o, s] = torch.cholesky_solve((H @ W[o])[s, None], factor)[:, 0]
+    return best

@@ -3,5 +3,6 @@
 from .greedy import Greedy
 from .hessian import Hessian
 from .none import NoCorrection
+from .optimal import Optimal
 
-__all__ = ["Greedy", "Hessian", "NoCorrection"]
+__all__ = ["Greedy", "Hessian", "NoCorrection", "Optimal"]
