@@ -291,7 +291,8 @@ class Criterion(ABC):
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         keep_OI = pattern.keep(self.score(layer, stats), self.scope)
-        return Pruned(layer.weight_OI * keep_OI, keep_OI, self.facts(layer, stats))
+        # filled, not multiplied: -1.0 * False is -0.0, which is equal to zero but not the same bits
+        return Pruned(layer.weight_OI.masked_fill(~keep_OI, 0), keep_OI, self.facts(layer, stats))
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

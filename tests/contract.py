@@ -15,12 +15,14 @@ import architectures as zoo
 import pytest
 import torch
 from composing import compose
+from problems import GRAM
 from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
 from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Pattern, Pruned, Site, Stats, UserError
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
+from sparsity.linalg import layer_loss
 from sparsity.methods import Route
 from sparsity.models import Decoder
 from sparsity.runs.build import build, check_targets, components
@@ -246,6 +248,19 @@ def survivors_are_the_dense_ones(w: Walk) -> None:
         assert torch.equal(w.decoder.layer(report.site).weight_OI, seen.corrected_OI), report.site.name
 
 
+def the_loss_never_rises(w: Walk) -> None:
+    """By more than rounding: of the layer as the corrector found it, wherever a Gram matrix was folded to tell."""
+    for report, seen in w.layers:
+        given = w.stream.given[report.site].folded if w.plan.needs[report.site] else {}
+        if GRAM in given:
+            gram_II = given[GRAM].state.gram_II.double()
+            before, after, whole = (
+                layer_loss(gram_II, weight_OI.double() - seen.dense_OI.double()).item()
+                for weight_OI in (seen.pruned.weight_OI, seen.corrected_OI, torch.zeros_like(seen.dense_OI))
+            )
+            assert after <= before * (1 + 1e-6) + 1e-12 * whole, f"{report.site.name}: {before} -> {after}"
+
+
 def shapes_and_dtypes_are_kept(w: Walk) -> None:
     for report, seen in w.layers:
         for weight_OI in (seen.pruned.weight_OI, seen.corrected_OI):
@@ -288,6 +303,7 @@ CHECKS: list[Callable[[Walk], None]] = [
     counts_are_exact,
     removed_weights_are_zero,
     survivors_are_the_dense_ones,
+    the_loss_never_rises,
     shapes_and_dtypes_are_kept,
     nothing_else_is_touched,
     numbers_are_finite,

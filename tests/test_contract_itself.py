@@ -28,6 +28,7 @@ from contract import (
     runs_repeat,
     shapes_and_dtypes_are_kept,
     survivors_are_the_dense_ones,
+    the_loss_never_rises,
     walk,
     what_was_declared_was_read,
 )
@@ -194,6 +195,15 @@ class ReadsNothing(BrokenCorrector):
         return Corrected(pruned.weight_OI)
 
 
+class MakesWorse(BrokenCorrector):
+    def needs(self, site):
+        return (GRAM,)
+
+    def correct(self, layer, pruned, stats):
+        _ = stats[GRAM]
+        return Corrected(pruned.weight_OI * 1.01)
+
+
 GOOD = Wanda("row")
 PLANTED: list[tuple[Callable[..., None], Any, Any]] = [
     (counts_are_exact, KeepsOneMore(), NoCorrection()),
@@ -207,6 +217,7 @@ PLANTED: list[tuple[Callable[..., None], Any, Any]] = [
     (removed_weights_are_zero, GOOD, BrokenCorrector()),
     (survivors_are_the_dense_ones, ChangesSurvivors(), NoCorrection()),
     (survivors_are_the_dense_ones, GOOD, CorrectsNothingButChanges()),
+    (the_loss_never_rises, GOOD, MakesWorse()),
     (shapes_and_dtypes_are_kept, MasksWithNumbers(), NoCorrection()),
     (shapes_and_dtypes_are_kept, GOOD, Widens()),
     (nothing_else_is_touched, WritesToTheDenseWeight(), NoCorrection()),

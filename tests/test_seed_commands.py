@@ -15,7 +15,8 @@ from composing import compose
 
 WANDA_GREEDY = "method=wanda corrector=greedy sparsity=0.5 corrector.fraction=0.05 corrector.step=0.01"
 WANDA_HESSIAN = (
-    "method=wanda corrector=hessian corrector.select=moderate corrector.fraction=0.10 corrector.max_change=0.05 corrector.damp=1e-5"
+    "method=wanda corrector=hessian corrector.select=moderate corrector.fraction=0.10 corrector.max_change=0.05 "
+    "corrector.damp=1e-5"
 )
 COMMANDS = [
     "method=hybrid sparsity=0.5 calibration.num_sequences=128",
