@@ -65,8 +65,9 @@ def test_a_curve_without_a_bend_starts_at_the_top(curve):
 
 
 def test_moderate_goes_down_from_the_knee_of_the_first_half():
-    half = [100.0 - 10 * k for k in range(10)] + [10.0 - 0.1 * k for k in range(30)]
-    salience_I = torch.tensor([*half, *(1e-3 / (k + 1) for k in range(40))])
+    half = [100.0 - k for k in range(10)] + [90.0 - 0.01 * k for k in range(30)]
+    rest = [85.0 - 4.2 * k for k in range(20)] + [1e-3 / (k + 1) for k in range(20)]  # where the whole curve bends
+    salience_I = torch.tensor([*half, *rest])
     shuffled_I = torch.randperm(80, generator=torch.Generator().manual_seed(0))
     found = choose(salience_I[shuffled_I], torch.ones(80, dtype=torch.bool), "moderate", 0.1)
     start = knee(half)
