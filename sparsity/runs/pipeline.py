@@ -28,7 +28,7 @@ from ..methods import Route
 from ..models import Decoder, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
-from .build import Parts, build, check_targets, components
+from .build import SHARED, Parts, build, check_targets, components, targets
 from .environment import environment, peak_memory
 from .evaluate import compare, references
 from .key import run_key
@@ -109,6 +109,10 @@ def prepare(config: DictConfig, place: Place) -> Job:
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
         console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
+    for group in SHARED:
+        asked = [word for word in place.overrides if word.lstrip("+~").startswith(group)]
+        if asked and not any(group in node for _, node in targets("", options)):
+            console.say(f"method={place.choices['method']} does not read {group}: {' '.join(asked)} changes nothing")
     parts.model.check()
     parts.dataset.check()
     key = run_key(settings, options, [*parts.model.files(), *parts.dataset.files()], device, classes)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("sparsity", "conf", "tests", "run.py", "pyproject.toml", "README.md")
+COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
 
 
 @dataclass(frozen=True)
