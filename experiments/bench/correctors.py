@@ -2,8 +2,9 @@
 
     make bench        or: python experiments/bench/correctors.py 1536x576 --repeats 9
 
-Random correlated inputs, half of every row removed by `wanda`. A product and a corrector are timed in turn, so that both see the same
-machine, and the table gives the median of the ratios with the smallest and the largest. Correctors that this checkout lacks are left out.
+Random correlated inputs, half of every row removed by `wanda`. A product and a corrector are timed in turn, so that both see
+the same machine, and the table gives the median of the ratios with the smallest and the largest. Correctors that this checkout
+lacks are left out.
 """
 
 from __future__ import annotations
