@@ -17,7 +17,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run test check lint types mutants verify test-cuda lock clean
+.PHONY: help setup run test check lint types mutants verify bench test-cuda lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ mutants: .venv/.stamp  ## break the code line by line; every break must turn a t
 
 verify: .venv/.stamp  ## on a real model: Wanda is Wanda, bit for bit, however one arrives there
 	@$(bin)/python -m experiments.verify $(VERIFY)
+
+bench: .venv/.stamp  ## what each corrector costs, in matrix products; needs an idle machine
+	@$(bin)/python -m experiments.bench.correctors
 
 test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 	$(pytest) -m cuda

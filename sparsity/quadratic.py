@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Few enough for the five arrays of a panel to stay in the cache between the passes of a step (with whole layers the passes take
+# Few enough for the six arrays of a panel to stay in the cache between the passes of a step (with whole layers the passes take
 # twice as long), enough for a product at full speed (at 4096 inputs one of 128 rows takes as long as one of 256).
 PANEL = 256
 
@@ -66,18 +66,18 @@ def _descend(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, free_PI: Tens
     """Writes into `x_PI` and `residual_PI`. `free_PI` holds ones and zeros: to multiply is ten times as fast as to select."""
     eps = torch.finfo(x_PI.dtype).eps
     residual_PI.mul_(free_PI)
-    direction_PI, product_PI = residual_PI.clone(), torch.empty_like(x_PI)
-    square_P = _dot(residual_PI, residual_PI)
+    direction_PI, product_PI, scratch_PI = residual_PI.clone(), torch.empty_like(x_PI), torch.empty_like(x_PI)
+    square_P = torch.linalg.vector_norm(residual_PI, dim=1).square_()
     least_P = square_P * eps**DIGITS
     for _ in range(steps):
         torch.mm(direction_PI, matrix_II, out=product_PI)
         product_PI.mul_(free_PI)
-        curvature_P = _dot(direction_PI, product_PI)
+        curvature_P = torch.mul(direction_PI, product_PI, out=scratch_PI).sum(1)  # vecdot would take new memory
         moves_P = (square_P > least_P) & (curvature_P > eps * square_P)  # |direction| >= |residual|
         step_P1 = (square_P / curvature_P).where(moves_P, 0)[:, None]
         x_PI.addcmul_(direction_PI, step_P1)
         residual_PI.addcmul_(product_PI, step_P1, value=-1)
-        before_P, square_P = square_P, _dot(residual_PI, residual_PI)
+        before_P, square_P = square_P, torch.linalg.vector_norm(residual_PI, dim=1).square_()
         ratio_P1 = (square_P / before_P).where(moves_P, 0)[:, None]
         torch.addcmul(residual_PI, direction_PI, ratio_P1, out=direction_PI)
 

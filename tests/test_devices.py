@@ -115,7 +115,7 @@ def test_innocent_functions_pass():
     assert found == [((O, I), torch.float32), ((I,), torch.bool)]
 
 
-# --- linalg -----------------------------------------------------------------------------------------------------------
+# --- linalg and quadratic ---------------------------------------------------------------------------------------------
 
 F32, F64, BF16, INFO, BOOL = torch.float32, torch.float64, torch.bfloat16, torch.int32, torch.bool
 GRAM_32 = ((I, I), F32)
@@ -158,19 +158,39 @@ LINALG_ELSE = {
     "retry": "the part of `escalate` that reads",
 }
 
+SOLVED = [((O, I), F32), ((O, I), F32)]
+QUADRATIC: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
+    "unit_diagonal": [(lambda: quadratic.unit_diagonal(away(I, I), 0.01), [GRAM_32, ((I,), F32), ((), F32)])],
+    "conjugate_gradients": [
+        (lambda: quadratic.conjugate_gradients(away(I, I), away(O, I), away(O, I, dtype=BOOL), 3), SOLVED)
+    ],
+    "projected": [(lambda: quadratic.projected(away(O, I), away(O, I), away(O, I)), SOLVED[:1])],
+}
+QUADRATIC_ELSE = {
+    "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
+    "Solved": "a pair: it computes nothing",
+    "boxed": "must read whether any row expands: tested below, with the answer fed to it",
+}
+MODULES = {linalg: (LINALG, LINALG_ELSE), quadratic: (QUADRATIC, QUADRATIC_ELSE)}
+
 
 def public(module: Any) -> set[str]:
     own = {name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     return {name for name in own if not name.startswith("_")}
 
 
-def test_every_function_of_linalg_is_tested_or_says_why_not():
-    assert {*LINALG} | {*LINALG_ELSE} == public(linalg)
-    assert not {*LINALG} & {*LINALG_ELSE}
+@pytest.mark.parametrize("module", MODULES)
+def test_every_function_is_tested_or_says_why_not(module):
+    tested, untested = MODULES[module]
+    assert {*tested} | {*untested} == public(module)
+    assert not {*tested} & {*untested}
 
 
-@pytest.mark.parametrize("name,call,expected", [(n, call, e) for n, rows in LINALG.items() for call, e in rows])
-def test_linalg_computes_where_its_inputs_are(name, call, expected):
+CALLS = [(name, call, found) for tested, _ in MODULES.values() for name, rows in tested.items() for call, found in rows]
+
+
+@pytest.mark.parametrize("name,call,expected", CALLS)
+def test_tensor_functions_compute_where_their_inputs_are(name, call, expected):
     assert pure(call) == expected
 
 
@@ -180,36 +200,6 @@ def test_escalate_reads_one_number_and_computes_where_its_input_is():
         assert shapes(factor) == [GRAM_32]
         assert factor.damp == 0.01
     assert zeros.reads == 1
-
-
-# --- quadratic --------------------------------------------------------------------------------------------------------
-
-SOLVED = [((O, I), F32), ((O, I), F32)]
-QUADRATIC: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
-    "unit_diagonal": [
-        (lambda: quadratic.unit_diagonal(away(I, I), 0.01), [GRAM_32, ((I,), F32), ((), F32)]),
-        (lambda: quadratic.unit_diagonal(away(I, I, dtype=F64), 0.0), [((I, I), F64), ((I,), F64), ((), F64)]),
-    ],
-    "conjugate_gradients": [
-        (lambda: quadratic.conjugate_gradients(away(I, I), away(O, I), away(O, I, dtype=BOOL), 3), SOLVED),
-    ],
-    "projected": [(lambda: quadratic.projected(away(O, I), away(O, I), away(O, I)), SOLVED[:1])],
-}
-QUADRATIC_ELSE = {
-    "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
-    "Solved": "a pair: it computes nothing",
-    "boxed": "must read whether any row expands: tested below, with the answer fed to it",
-}
-
-
-def test_every_function_of_quadratic_is_tested_or_says_why_not():
-    assert {*QUADRATIC} | {*QUADRATIC_ELSE} == public(quadratic)
-    assert not {*QUADRATIC} & {*QUADRATIC_ELSE}
-
-
-@pytest.mark.parametrize("name,call,expected", [(n, call, e) for n, rows in QUADRATIC.items() for call, e in rows])
-def test_quadratic_computes_where_its_inputs_are(name, call, expected):
-    assert pure(call) == expected
 
 
 def test_boxed_reads_one_number_a_step_and_computes_where_its_inputs_are():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
-from ..linalg import line_search, never_worse
+from ..linalg import double, line_search, never_worse
 from ..quadratic import UnitDiagonal, boxed, conjugate_gradients, projected, unit_diagonal
 from ..statistics import GramState
 from .selection import GRAM, Salience, Select, Selection
@@ -54,8 +54,8 @@ class Optimal:
 
     def system(self, state: GramState) -> UnitDiagonal:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
-        lacks = dtype == torch.float64 and state.gram_II.device.type == "mps"  # the one backend without float64
-        return unit_diagonal(state.gram_II.to("cpu" if lacks else state.gram_II.device).to(dtype), self.damp)
+        gram_II = double(state.gram_II) if dtype == torch.float64 else state.gram_II.to(dtype)
+        return unit_diagonal(gram_II, self.damp)
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         system = stats.derived(GRAM, self.system)
