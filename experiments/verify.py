@@ -77,7 +77,7 @@ class WandaByGram(Criterion):
 
     def score(self, layer: Layer, stats: Stats) -> Tensor:
         gram_II, tokens = stats[Tap(Gram64Fold())]
-        return layer.weight_OI.abs() * gram_II.diagonal().div(tokens).sqrt().to(layer.weight_OI.dtype)
+        return layer.weight_OI.abs().float() * gram_II.diagonal().div(tokens).sqrt().float()
 
 
 class Outcome(NamedTuple):
@@ -135,7 +135,7 @@ def main(words: Sequence[str]) -> int:
         "batches: one sequence at a time": lambda: bench.walk(wanda, batch_size=1),
         "batches: Gram matrix, one at a time": lambda: bench.walk(WandaByGram("row"), batch_size=1),
         "reduction: Route, wanda everywhere": lambda: bench.walk(Route({"attention": wanda, "mlp": Wanda("row")})),
-        "reduction: NeuronRank on wanda, exponents 0": lambda: bench.walk(NeuronRank(wanda, factor)),
+        "reduction: NeuronRank on wanda, exponents 0": lambda: bench.walk(NeuronRank(wanda, 1.0, factor)),
         "reduction: greedy, step 0": lambda: bench.walk(
             wanda, Greedy(step=0.0, early_stop=False, tolerance=0.0, passes=1, **zero)
         ),

@@ -11,9 +11,7 @@ TINY = ["model=tiny", "calibration.num_sequences=3", "calibration.seqlen=64"]
 
 def test_wanda_is_wanda_however_one_arrives_there(capsys):
     assert verify.main(TINY) == 0
-    said = capsys.readouterr().out
-    assert said.count("identical ") == 9
-    assert "9 of 9 identical to wanda" in said
+    assert "9 of 9 identical to wanda" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["pattern=2of4"], ["calibration.propagate=dense"], ["dtype=bfloat16"]])

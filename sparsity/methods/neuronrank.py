@@ -1,6 +1,7 @@
-"""NeuronRank with TF-IDF: score_oi = base_oi^weight_exp * factor_j, j the neuron of weight (o, i).
+"""NeuronRank with TF-IDF: score_oi = (base_oi^power)^weight_exp * factor_j, j the neuron of weight (o, i).
 
-`base` is any criterion: |W_oi| is NeuronRank as proposed, Wanda's score makes its factor a refinement of Wanda.
+`base` is any criterion. |W_oi| is NeuronRank as proposed. Wanda's score squared is the loss that removing the weight costs the
+layer, which the factor then weighs by what its neuron does for the rest of the block.
 factor_j = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp is that of methods/tfidf.py.
 j is the row of gate and up (and of q, k and v), the column of down (and of o).
 
@@ -24,6 +25,7 @@ from .tfidf import Ranked, TfIdf
 @dataclass(frozen=True)
 class NeuronRank(Criterion):
     base: Criterion
+    power: float  # of the base's score
     tfidf: TfIdf
 
     @property
@@ -45,7 +47,8 @@ class NeuronRank(Criterion):
 
     def score(self, layer: Layer, stats: Stats) -> Tensor:
         factor_J = self.rank(layer.site, stats).factor_J
-        return self.base.score(layer, stats) ** self.tfidf.weight_exp * spread(factor_J, layer.site, layer.weight_OI)
+        score_OI = self.base.score(layer, stats) ** (self.power * self.tfidf.weight_exp)
+        return score_OI * spread(factor_J, layer.site, layer.weight_OI)
 
     def facts(self, layer: Layer, stats: Stats) -> Mapping[str, float]:
         ranked = self.rank(layer.site, stats)
