@@ -11,6 +11,7 @@ import pytest
 import torch
 from architectures import CONFIGS
 from checkpoints import tiny
+from composing import assembled
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -215,6 +216,12 @@ def test_exponents_of_0_leave_the_base(base):
     roles = ("attention", "mlp")
     assert differing(pruned(NeuronRank(base, nothing), roles=roles), pruned(base, roles=roles)) == set()
     assert differing(pruned(NeuronRank(base, DOC)), pruned(base))
+
+
+def test_the_base_is_an_option():
+    made = assembled("method=neuronrank_tfidf", "method@method.base=wanda").method
+    assert (made.base, made.scope) == (Wanda("layer"), "layer")
+    assert made.tfidf == assembled("method=neuronrank_tfidf").method.tfidf
 
 
 def test_the_layer_table_tells_the_idf():
