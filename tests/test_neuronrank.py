@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from functools import cache
 
 import architectures as zoo
 import pytest
@@ -31,6 +32,9 @@ TFIDF = NeuronRank(Magnitude("layer"), DOC)
 
 def decoder(name: str = "llama") -> Decoder:
     return Decoder(zoo.build(CONFIGS[name]()))
+
+
+shared = cache(decoder)  # for those who only look
 
 
 def activations(d: Decoder, name: str, side: str) -> Tensor:
@@ -116,10 +120,12 @@ def scored(d: Decoder, method, path: str) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["tfidf", "old"])
-@pytest.mark.parametrize("activation", ["hidden", "gate"])
-@pytest.mark.parametrize(("name", "path", "axis"), MLP + ATTENTION)
-def test_scores_are_the_definition(name, path, axis, activation, old):
-    d = decoder(name)
+@pytest.mark.parametrize(
+    ("activation", "name", "path", "axis"),
+    [("hidden", *layer) for layer in MLP + ATTENTION] + [("gate", *layer) for layer in MLP + ATTENTION[:1]],
+)
+def test_scores_are_the_definition(activation, name, path, axis, old):
+    d = shared(name)
     if (name, path, axis) in ATTENTION:  # has no gate
         module, side, count = path, "output" if axis == "row" else "input", None
     else:
@@ -216,6 +222,14 @@ def test_exponents_of_0_leave_the_base(base):
     roles = ("attention", "mlp")
     assert differing(pruned(NeuronRank(base, nothing), roles=roles), pruned(base, roles=roles)) == set()
     assert differing(pruned(NeuronRank(base, DOC)), pruned(base))
+
+
+def test_topics_that_are_sequences_are_documents():
+    """A window as long as a sequence is one; which topic has which number does not matter."""
+    topics = dataclasses.replace(DOC, num_topics=64, window=zoo.TOKENS)
+    assert differing(pruned(NeuronRank(Magnitude("layer"), topics)), pruned(TFIDF)) == set()
+    few = dataclasses.replace(DOC, num_topics=3, window=8)
+    assert differing(pruned(NeuronRank(Magnitude("layer"), few)), pruned(TFIDF))
 
 
 def test_the_base_is_an_option():

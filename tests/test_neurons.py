@@ -76,9 +76,8 @@ def test_every_site_has_neurons_and_their_number_fits_its_shape(decoder):
             assert len(sites(block, role, "row")) == sum(site.role == role for site in block.linears) - 1 > 0
 
 
-@pytest.mark.parametrize("j", [0, 7])
-def test_the_rows_of_a_neuron_make_one_input_of_the_down_projection(decoder, j):
-    block = decoder.blocks[AT]
+def test_the_rows_of_a_neuron_make_one_input_of_the_down_projection(decoder):
+    block, j = decoder.blocks[AT], 7
     (down,), rows = sites(block, "mlp", "column"), sites(block, "mlp", "row")
     assert {site.neurons.module for site in (down, *rows)} == {down.name}
     (before_NJ,) = seen(decoder, (down.name, "input"))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import architectures as zoo
 import pytest
 import torch
 from architectures import CONFIGS
 from commands import MEASURED, SMALL, UNMEASURED, command, refuse, run
-from composing import OPTIONS
+from composing import OPTIONS, key
+from composing import assembled as assembled_by
 from contract import CASES, Parts, assembled, walk
 
 from sparsity.core import UserError
@@ -33,9 +36,11 @@ def masks(method, d: Decoder | None = None) -> dict[str, torch.Tensor]:
     return {report.site.name: report.keep_OI for report in prune(stream, plan(d, method, HALF, NONE))}
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "2of4"])
-@pytest.mark.parametrize("keys", [("default",), ("attention", "mlp"), ("mlp", "default")], ids=" ".join)
-@pytest.mark.parametrize("method", [name for name in OPTIONS["method"] if name != "hybrid"])
+METHODS = [(name, ("attention", "mlp"), "unstructured") for name in OPTIONS["method"] if name != "hybrid"]
+METHODS += [("sparsegpt", ("default",), "2of4"), ("neuronrank_tfidf", ("mlp", "default"), "2of4")]
+
+
+@pytest.mark.parametrize(("method", "keys", "pattern"), METHODS)
 def test_one_method_on_every_route_is_that_method_bit_for_bit(method, keys, pattern):
     parts = assembled((method, pattern, "none"))
     alone = walk(parts, CASES[0])
@@ -179,20 +184,12 @@ def test_hybrid_is_wanda_in_attention_and_neuronrank_in_the_mlp(work):
         assert not torch.equal(weight_OI, (tfidf if "attn" in name else wanda)[name])
 
 
-def test_the_groups_options_reach_every_route(work):
-    def hybrid(*options):
-        result = run(UNMEASURED, "method=hybrid", *options, into="_".join(("run", *options)).replace("=", "_")).result
-        return result["run_key"], result["mask_sha256"]
-
-    one = hybrid()
-    for option in ("tfidf.idf_exp=0.5", "tfidf.num_topics=3"):
-        other = hybrid(option)
-        assert other[0] != one[0]
-        assert other[1] != one[1], option
-    topics = hybrid("tfidf=topic")  # each sequence is one window, so a topic: another run with the same masks
-    assert topics[0] != one[0]
-    assert topics[1] == one[1]
-    assert hybrid("tfidf=topic", "tfidf.window=4")[1] != one[1]
+def test_the_groups_options_reach_every_route():
+    tfidf = assembled_by("method=hybrid").method.routes["mlp"].tfidf
+    changed = assembled_by("method=hybrid", "tfidf=topic", "tfidf.idf_exp=0.5", "seed=7").method.routes["mlp"].tfidf
+    assert changed == dataclasses.replace(tfidf, num_topics=64, idf_exp=0.5, seed=7)
+    keys = [key("method=hybrid", option) for option in ("seed=0", "tfidf=topic", "tfidf.idf_exp=0.5")]
+    assert len({*keys}) == 3
 
 
 @pytest.mark.parametrize(

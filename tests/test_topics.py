@@ -57,6 +57,14 @@ def test_what_all_windows_share_and_how_large_they_are_says_nothing():
         assert same_partition(Topics(3, 8, 0).labels(ids_BT, harmless), truth_BT)
 
 
+def test_what_differs_along_the_direction_that_all_share_is_told_apart():
+    """Angles from the origin would not tell long windows from short ones: they are taken from the mean of all."""
+    ids_BT, _, truth_BT = planted(2)
+    noise = torch.randn(40, E, generator=torch.Generator().manual_seed(2))
+    embedding_VE = (1 + torch.arange(40) // 20)[:, None] + 0.1 * noise
+    assert same_partition(Topics(2, 8, 0).labels(ids_BT, embedding_VE), truth_BT)
+
+
 def test_the_seed_is_all_that_is_drawn():
     found = []
     with torch.random.fork_rng(devices=[]):
