@@ -14,12 +14,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast, final
+from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast, final
 
 from torch import Tensor
 
 S = TypeVar("S")
 D = TypeVar("D")
+Ts = TypeVarTuple("Ts")
 
 Scope = Literal["row", "layer"]
 Role = Literal["attention", "mlp", "head"]
@@ -109,7 +110,7 @@ class Folded:
     """One statistic's state, shared by every layer that saw exactly the same tensors, and what was derived from it."""
 
     state: Any
-    derived: dict[Callable[..., Any], Any] = field(default_factory=dict)
+    derived: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -130,15 +131,16 @@ class Stats:
     def __getitem__(self, tap: Tap[S]) -> S:
         return cast(S, self._at(tap).state)
 
-    def derived(self, tap: Tap[S], derive: Callable[[S], D]) -> D:
-        """`derive(state)`, computed once for all layers that share the state: the Cholesky factor of q, k and v, for example.
+    def derived(self, tap: Tap[S], derive: Callable[[S, *Ts], D], *arguments: *Ts) -> D:
+        """`derive(state, *arguments)`, computed once for all layers that share the state: the factor of q, k and v, for example.
 
-        Equal callables share the result. A bound method of a frozen value is equal to itself, a fresh lambda never is.
+        Equal callables with equal arguments share the result. A bound method of a frozen value is equal to itself, a fresh
+        lambda never is.
         """
         folded = self._at(tap)
-        if derive not in folded.derived:
-            folded.derived[derive] = derive(folded.state)
-        return cast(D, folded.derived[derive])
+        if (derive, arguments) not in folded.derived:
+            folded.derived[derive, arguments] = derive(folded.state, *arguments)
+        return cast(D, folded.derived[derive, arguments])
 
 
 # --- interfaces -------------------------------------------------------------------------------------------------------

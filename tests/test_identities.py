@@ -254,3 +254,15 @@ def test_a_derived_value_is_computed_once_for_all_who_share_the_state():
     method = SparseGPT("layer", 0.01, 128)
     assert stats.derived(GRAM, method.factor) is other.derived(GRAM, method.factor)
     assert NORM not in stats.read
+
+
+def test_a_derived_value_has_arguments():
+    calls = []
+
+    def derive(state, power):
+        calls.append(power)
+        return state.tokens**power
+
+    stats = problem().stats()
+    assert [stats.derived(NORM, derive, power) for power in (1, 2, 1)] == [200, 40000, 200]
+    assert calls == [1, 2]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core import Criterion, Layer, Pattern, Scope, Site, Stats, Tap, distinct
 from ..statistics import GroupedActivity, GroupedActivityState
-from .neurons import check, facts, neuron_tap, spread
+from .neurons import check, facts, neuron_tap, neurons_of, spread
 from .tfidf import Ranked, TfIdf
 
 
@@ -43,7 +43,7 @@ class NeuronRank(Criterion):
         return distinct([*self.base.needs(site), self.tap(site)])
 
     def rank(self, site: Site, stats: Stats) -> Ranked:
-        return stats.derived(self.tap(site), self.tfidf.rank)
+        return stats.derived(self.tap(site), self.tfidf.rank, neurons_of(site).count)
 
     def score(self, layer: Layer, stats: Stats) -> Tensor:
         factor_J = self.rank(layer.site, stats).factor_J

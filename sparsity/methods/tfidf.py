@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -59,14 +60,15 @@ class TfIdf:
     def grouping(self) -> Grouping:
         return Documents() if self.num_topics is None else Topics(self.num_topics, self.window, self.seed)
 
-    def rank(self, state: GroupedActivityState) -> Ranked:
-        mean_RJ = state.mean_RJ
+    def rank(self, state: GroupedActivityState, count: int | None = None) -> Ranked:
+        """`count`: only the first so many are neurons; a fused gate_up puts out more than the gate."""
+        mean_RJ = state.mean_RJ[:, :count]
         tf_J = mean_RJ.mean(0)
         relative_RJ = torch.where(tf_J > 0, mean_RJ / tf_J, 1.0)
         seen_RJ = relative_RJ if self.normalise else mean_RJ
         # kthvalue: torch.quantile refuses more than 16M entries
-        tau = seen_RJ.flatten().kthvalue(max(1, math.ceil(self.quantile * seen_RJ.numel()))).values
-        df_J = (seen_RJ >= tau).sum(0)
+        tau = seen_RJ.flatten().kthvalue(max(1, math.ceil(Fraction(str(self.quantile)) * seen_RJ.numel()))).values
+        df_J = (seen_RJ >= tau).sum(0, dtype=tf_J.dtype)
         idf_J = ((len(mean_RJ) + 1) / (df_J + 1)).log() + 1
         spikiness_J = relative_RJ.max(0).values
         return Ranked(tf_J, idf_J, tf_J**self.tf_exp * idf_J**self.idf_exp * spikiness_J**self.spike_exp)

@@ -2,7 +2,8 @@
 
 An MLP is the linear layers of one module (or of the block itself, as in OPT). Its *down* projection is the last layer that maps to
 the model's width such that other layers put out as many numbers as it takes in (or twice as many: Phi-3's fused gate_up): those are
-its neurons. In attention the last layer defined takes in what the others' outputs became.
+its neurons. In attention, too, the last layer that maps to the width takes in what the others' outputs became
+(Phi-3 defines it first).
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ def find_neurons(block: str, module: nn.Module, shapes: Mapping[str, Shape], wid
     """
     found: dict[str, Neurons] = {}
     attention = [path for path, shape in shapes.items() if shape.role == "attention"]
-    for path in attention[:-1]:
-        found[path] = Neurons("row", shapes[path].outputs, f"{block}.{path}", "output")
-    if len(attention) > 1:
-        found[attention[-1]] = Neurons("column", shapes[attention[-1]].inputs, f"{block}.{attention[-1]}", "input")
+    last = [path for path in attention if shapes[path].outputs == width][-1:]
+    if last and len(attention) > 1:
+        for path in attention:
+            found[path] = Neurons("row", shapes[path].outputs, f"{block}.{path}", "output")
+        found[last[0]] = Neurons("column", shapes[last[0]].inputs, f"{block}.{last[0]}", "input")
 
     homes: dict[str, list[str]] = {}
     for path, shape in shapes.items():

@@ -32,6 +32,8 @@ class Mutant:
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
 ENGINE = "tests/test_engine.py"
+TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.py", "sparsity/groupings/topics.py"
+TAPS, RANKED, SCORED = "tests/test_taps.py", "tests/test_tfidf.py", "tests/test_neuronrank.py"
 
 MUTANTS = (
     Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
@@ -75,8 +77,8 @@ MUTANTS = (
     ),
     Mutant("first block's call for all", STREAM, "self._calls[i][block.index]", "self._calls[i][0]", WALK),
     Mutant("dense propagation prunes", STREAM, "if self._passed is not None:", "if False:", WALK),
-    Mutant("states shared for ever", STREAM, "elif len(sites) < holders[id(folded)]:", "elif False:", WALK),
-    Mutant("only a layer's first call", STREAM, "for x_BTI in inputs:", "for x_BTI in inputs[:1]:", WALK),
+    Mutant("states shared for ever", STREAM, "elif len(common) < holders[id(folded)]:", "elif False:", WALK),
+    Mutant("only a layer's first call", STREAM, "for x_BTI in seen:", "for x_BTI in seen[:1]:", WALK),
     Mutant("equal shapes taken for equal", STREAM, "or torch.equal(other_ANY, x_ANY)", "or True", WALK),
     Mutant(
         "corrector ignored",
@@ -90,8 +92,8 @@ MUTANTS = (
     Mutant(
         "scope ignored",
         "sparsity/engine.py",
-        "for site in decoder.sites if sites is None else sites:",
-        "for site in decoder.sites:",
+        "tuple(decoder.sites if sites is None else sites)",
+        "tuple(decoder.sites)",
         ENGINE,
     ),
     Mutant(
@@ -122,6 +124,79 @@ MUTANTS = (
         'if group != "tracker"',
         'if group not in ("tracker", "method")',
         "tests/test_run_key.py",
+    ),
+    Mutant("normalise ignored", TFIDF, "relative_RJ if self.normalise else mean_RJ", "mean_RJ", RANKED),
+    Mutant("the IDF's sign", TFIDF, ".log() + 1", ".log().neg() + 1", RANKED),
+    Mutant("a row for a column", NEURONS, 'if neurons.axis == "column":', 'if neurons.axis == "row":', SCORED),
+    Mutant("a fused gate ranked with its up", TFIDF, "state.mean_RJ[:, :count]", "state.mean_RJ", SCORED),
+    Mutant(
+        "gate before and behind its function",
+        NEURONS,
+        "neurons.activation if after else neurons.gate",
+        "neurons.gate if after else neurons.activation",
+        SCORED,
+    ),
+    Mutant("a missing neuron is no mistake", NEURONS, "if site.neurons is None:", "if False:", SCORED),
+    Mutant(
+        "the old TF is a sum",
+        "sparsity/methods/neuronrank_old.py",
+        "state.total_J / state.tokens",
+        "state.total_J",
+        SCORED,
+    ),
+    Mutant(
+        "sums of a document for means",
+        "sparsity/statistics/grouped_activity.py",
+        "self.total_RJ / self.tokens_R[:, None]",
+        "self.total_RJ",
+        TAPS,
+    ),
+    Mutant(
+        "labels of the first batch for all",
+        STREAM,
+        "(rows, batches[i])",
+        "(rows, batches[0][: len(self.hidden[i])])",
+        TAPS,
+    ),
+    Mutant("labels made for every block", STREAM, "if grouping not in self._labels:", "if True:", TAPS),
+    Mutant("a tap's wrong side", STREAM, 'if side == "input":', 'if side == "output":', TAPS),
+    Mutant("a tap of the layer itself", "sparsity/core.py", "self.of or site.name", "site.name", TAPS),
+    Mutant(
+        "the last attention layer defined is the output's",
+        "sparsity/models/neurons.py",
+        "if shapes[path].outputs == width][-1:]",
+        "][-1:]",
+        "tests/test_neurons.py",
+    ),
+    Mutant("windows are not centred", TOPICS, "windows_NE - windows_NE.mean(0)", "windows_NE", "tests/test_topics.py"),
+    Mutant(
+        "topics by sequence",
+        TOPICS,
+        ".repeat_interleave(self.window, dim=1)",
+        ".repeat(1, self.window)",
+        "tests/test_topics.py",
+    ),
+    Mutant(
+        "RIA without its columns",
+        "sparsity/methods/ria.py",
+        "size_OI / size_OI.sum(0",
+        "0 * size_OI / size_OI.sum(0",
+        "tests/test_ria.py",
+    ),
+    Mutant(
+        "a role before a name",
+        "sparsity/methods/route.py",
+        '(site.leaf, site.role, "default")',
+        '(site.role, site.leaf, "default")',
+        "tests/test_route.py",
+    ),
+    Mutant("the head ignored", "sparsity/engine.py", "    if plan.head:", "    if False:", "tests/test_head.py"),
+    Mutant(
+        "the head pruned by the method",
+        "sparsity/engine.py",
+        'plan, method=Magnitude("layer"), corrector',
+        "plan, corrector",
+        "tests/test_head.py",
     ),
 )
 
