@@ -27,7 +27,7 @@ HALF, NONE = Unstructured(0.5), NoCorrection()
 DOC = TfIdf(1.0, 1.0, 1.5, 0.0, 0.6, True, None, 32, "hidden", 0)
 ODD = TfIdf(0.9, 0.8, 1.5, 0.7, 0.7, True, None, 32, "hidden", 0)  # no exponent is 0 or 1
 OLD = NeuronRankOld("layer", 1.0, 1.0, 1.0, 1e-6, "hidden")
-TFIDF = NeuronRank(Magnitude("layer"), DOC)
+TFIDF = NeuronRank(Magnitude("layer"), 1.0, DOC)
 
 
 def decoder(name: str = "llama") -> Decoder:
@@ -140,7 +140,7 @@ def test_scores_are_the_definition(activation, name, path, axis, old):
         expected = textbook(W, axis, old_factors(a_BTJ, spec), 1.0, spec.weight_exp)
     else:
         spec = dataclasses.replace(ODD, activation=activation)
-        W, ours = scored(d, NeuronRank(Magnitude("layer"), spec), path)
+        W, ours = scored(d, NeuronRank(Magnitude("layer"), 1.0, spec), path)
         expected = textbook(W, axis, factors(a_BTJ, spec), spec.weight_exp, 0.0)
     assert_close(ours.double(), expected, rtol=1e-4, atol=0)
 
@@ -160,7 +160,7 @@ def test_a_fused_projection_is_ranked_as_two():
     phi3.model.load_state_dict(weights)
     assert_close(phi3.logits(zoo.ids()), llama.logits(zoo.ids()))
     for activation in ("hidden", "gate"):
-        method = NeuronRank(Magnitude("layer"), dataclasses.replace(ODD, activation=activation))
+        method = NeuronRank(Magnitude("layer"), 1.0, dataclasses.replace(ODD, activation=activation))
         gate, up, both = (
             scored(d, method, f"mlp.{leaf}_proj")[1] for d, leaf in ((llama, "gate"), (llama, "up"), (phi3, "gate_up"))
         )
@@ -193,7 +193,7 @@ def test_in_a_layer_the_factor_changes_all_three_projections(method):
 @pytest.mark.parametrize("part", ["tf_exp", "idf_exp", "spike_exp"])
 def test_each_part_of_the_factor_does(part):
     alone = dataclasses.replace(DOC, **{"tf_exp": 0.0, "idf_exp": 0.0, "spike_exp": 0.0, part: 1.0})
-    found = pruned(NeuronRank(Magnitude("layer"), alone))
+    found = pruned(NeuronRank(Magnitude("layer"), 1.0, alone))
     assert differing(found, pruned(Magnitude("layer"))) == {"gate_proj", "up_proj", "down_proj"}
 
 
@@ -201,7 +201,7 @@ def test_each_part_of_the_factor_does(part):
 @pytest.mark.parametrize("old", [False, True], ids=["tfidf", "old"])
 def test_within_rows_the_factor_of_gate_and_up_cancels_and_the_log_says_so_once(scope, pattern, old, caplog):
     caplog.set_level(logging.INFO, "sparsity")
-    method = dataclasses.replace(OLD, scope=scope) if old else NeuronRank(Magnitude(scope), DOC)
+    method = dataclasses.replace(OLD, scope=scope) if old else NeuronRank(Magnitude(scope), 1.0, DOC)
     found = pruned(method, pattern)
     (said,) = [r.getMessage() for r in caplog.records if "changes nothing" in r.getMessage()]
     assert "the rows of gate_proj, up_proj" in said
@@ -220,16 +220,16 @@ def test_in_a_layer_nothing_is_said(caplog):
 def test_exponents_of_0_leave_the_base(base):
     nothing = dataclasses.replace(DOC, tf_exp=0.0, idf_exp=0.0, spike_exp=0.0)
     roles = ("attention", "mlp")
-    assert differing(pruned(NeuronRank(base, nothing), roles=roles), pruned(base, roles=roles)) == set()
-    assert differing(pruned(NeuronRank(base, DOC)), pruned(base))
+    assert differing(pruned(NeuronRank(base, 1.0, nothing), roles=roles), pruned(base, roles=roles)) == set()
+    assert differing(pruned(NeuronRank(base, 1.0, DOC)), pruned(base))
 
 
 def test_topics_that_are_sequences_are_documents():
     """A window as long as a sequence is one; which topic has which number does not matter."""
     topics = dataclasses.replace(DOC, num_topics=64, window=zoo.TOKENS)
-    assert differing(pruned(NeuronRank(Magnitude("layer"), topics)), pruned(TFIDF)) == set()
+    assert differing(pruned(NeuronRank(Magnitude("layer"), 1.0, topics)), pruned(TFIDF)) == set()
     few = dataclasses.replace(DOC, num_topics=3, window=8)
-    assert differing(pruned(NeuronRank(Magnitude("layer"), few)), pruned(TFIDF))
+    assert differing(pruned(NeuronRank(Magnitude("layer"), 1.0, few)), pruned(TFIDF))
 
 
 def test_the_base_is_an_option():
@@ -251,7 +251,7 @@ def test_the_idf_of_raw_means_is_tf_upside_down():
     """And that of relative means is not: why `normalise` is."""
     spearman = {}
     for normalise in (True, False):
-        method = NeuronRank(Magnitude("layer"), dataclasses.replace(DOC, normalise=normalise))
+        method = NeuronRank(Magnitude("layer"), 1.0, dataclasses.replace(DOC, normalise=normalise))
         spearman[normalise] = [report.facts["idf_tf_spearman"] for report in pruned(method).values()]
     assert max(spearman[False]) < -0.6
     assert min(spearman[True]) > -0.3
@@ -297,7 +297,7 @@ def test_a_layer_without_neurons_is_refused_by_name(method):
 @pytest.mark.parametrize(
     ("method", "what"),
     [
-        (NeuronRank(Magnitude("layer"), dataclasses.replace(DOC, activation="gate")), "gate projection"),
+        (NeuronRank(Magnitude("layer"), 1.0, dataclasses.replace(DOC, activation="gate")), "gate projection"),
         (dataclasses.replace(OLD, activation="gate"), "activation function"),
     ],
     ids=["tfidf", "old"],

@@ -22,7 +22,7 @@ from sparsity.patterns import NofM, Unstructured
 from sparsity.statistics import Gram, GroupedActivity, SquaredNorm
 
 HALF, NONE = Unstructured(0.5), NoCorrection()
-TFIDF = NeuronRank(Magnitude("layer"), TfIdf(1.0, 1.0, 1.5, 0.0, 0.6, True, None, 32, "hidden", 0))
+TFIDF = NeuronRank(Magnitude("layer"), 1.0, TfIdf(1.0, 1.0, 1.5, 0.0, 0.6, True, None, 32, "hidden", 0))
 HYBRID = Route({"attention": Wanda("row"), "mlp": TFIDF})
 
 
@@ -186,9 +186,9 @@ def test_hybrid_is_wanda_in_attention_and_neuronrank_in_the_mlp(work):
 
 def test_the_groups_options_reach_every_route():
     tfidf = assembled_by("method=hybrid").method.routes["mlp"].tfidf
-    changed = assembled_by("method=hybrid", "tfidf=topic", "tfidf.idf_exp=0.5", "seed=7").method.routes["mlp"].tfidf
-    assert changed == dataclasses.replace(tfidf, num_topics=64, idf_exp=0.5, seed=7)
-    keys = [key("method=hybrid", option) for option in ("seed=0", "tfidf=topic", "tfidf.idf_exp=0.5")]
+    changed = assembled_by("method=hybrid", "tfidf=topic", "tfidf.idf_exp=0.25", "seed=7").method.routes["mlp"].tfidf
+    assert changed == dataclasses.replace(tfidf, num_topics=64, idf_exp=0.25, seed=7)
+    keys = [key("method=hybrid", option) for option in ("seed=0", "tfidf=topic", "tfidf.idf_exp=0.25")]
     assert len({*keys}) == 3
 
 

@@ -136,7 +136,7 @@ def test_topics_are_the_same_in_every_block_whatever_was_pruned():
     """The rows of the statistic hold the tokens that the topics of the text alone say, in a model that is being pruned."""
     decoder = Decoder(zoo.build(CONFIGS["llama"]()))
     expected_BT = Topics(4, 8, 0).labels(zoo.ids(), decoder.embedding_VE.clone())
-    method = NeuronRank(Magnitude("layer"), TfIdf(1.0, 1.0, 1.5, 0.0, 0.6, True, 4, 8, "hidden", 0))
+    method = NeuronRank(Magnitude("layer"), 1.0, TfIdf(1.0, 1.0, 1.5, 0.0, 0.6, True, 4, 8, "hidden", 0))
     s, tokens = zoo.stream(decoder), []
     observe = s.observe
 
