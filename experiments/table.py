@@ -2,16 +2,21 @@
 
 Runs that differ in nothing but their seed make one row: the mean, the sample standard deviation and the single perplexities.
 Columns that are the same or empty in every row are left out.
+
+With --layers instead: the mean relative error of the layers of each last name, for runs whose layers.csv knows it.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Row = Callable[[Iterable[str], Sequence[Mapping[str, Any]]], dict[str, str]]
 
 SHOWN = ("error_before", "relative_error", "corrector_applied", "corrector_clamped")
 
@@ -43,24 +48,42 @@ def row(label: Iterable[str], runs: Sequence[Mapping[str, Any]]) -> dict[str, st
     return cells
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
+def layer_row(label: Iterable[str], runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The mean relative error by the layers' last names."""
+    errors: dict[str, list[float]] = {}
+    for run in runs:
+        for layer in run["rows"]:
+            if layer["relative_error"]:
+                errors.setdefault(layer["name"].rpartition(".")[2], []).append(float(layer["relative_error"]))
+    return {"": " ".join(label), **{name: f"{statistics.mean(found):.4f}" for name, found in errors.items()}}
+
+
+def table(results: Sequence[Mapping[str, Any]], row: Row = row) -> str:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for result in results:
         groups.setdefault(label(result), []).append(result)
     common = set.intersection(*(set(key) for key in groups)) if len(groups) > 1 else set()
     rows = [row((word for word in key if word not in common), runs) for key, runs in groups.items()]
-    columns = [name for name in rows[0] if name in ("", "perplexity") or len({cells[name] for cells in rows}) > 1]
-    lines = [columns, ["---"] * len(columns), *([cells[name] for name in columns] for cells in rows)]
+    names = dict.fromkeys(name for cells in rows for name in cells)
+    columns = [name for name in names if name in ("", "perplexity") or len({cells.get(name) for cells in rows}) > 1]
+    lines = [columns, ["---"] * len(columns), *([cells.get(name, "") for name in columns] for cells in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def main(folders: Sequence[str]) -> None:
+def read(path: Path) -> dict[str, Any]:
+    """A result, with the rows of its layer table as `rows`."""
+    with path.with_name("layers.csv").open(encoding="utf-8", newline="") as file:
+        return {**json.loads(path.read_text(encoding="utf-8")), "rows": list(csv.DictReader(file))}
+
+
+def main(words: Sequence[str]) -> None:
+    folders = [word for word in words if word != "--layers"]
     paths = sorted(path for folder in folders for path in Path(folder).rglob("result.json"))
     if not paths:
         sys.exit(
             f"no result.json below {', '.join(folders) or 'nothing'}: name a folder of finished runs, as outputs/<name>"
         )
-    print(table([json.loads(path.read_text(encoding="utf-8")) for path in paths]))
+    print(table([read(path) for path in paths], layer_row if "--layers" in words else row))
 
 
 if __name__ == "__main__":

@@ -68,6 +68,17 @@ def test_the_command_reads_a_folder(tmp_path):
         folder = tmp_path / "sweep" / str(seed)
         folder.mkdir(parents=True)
         (folder / "result.json").write_text(json.dumps(result(70.0 + seed, seed, "method=wanda")))
-    line = [sys.executable, "-m", "experiments.table", str(tmp_path)]
-    shown = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "70.50 ± 0.71 (70.00, 71.00)" in shown
+        rows = [f"m.{block}.{leaf},{block + seed + (leaf == 'up')}" for block in (0, 1) for leaf in ("up", "down")]
+        (folder / "layers.csv").write_text("\n".join(["name,relative_error", *rows, "m.2.other,"]))
+
+    def shown(*words: str) -> str:
+        line = [sys.executable, "-m", "experiments.table", str(tmp_path), *words]
+        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "70.50 ± 0.71 (70.00, 71.00)" in shown()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.json").write_text(json.dumps(result(70.0, 0, "method=ria")))
+    (tmp_path / "other" / "layers.csv").write_text("name,relative_error\nm.0.up,3\n")
+    head, _, *rows = cells(shown("--layers"))
+    assert head == ["", "up", "down"]
+    assert sorted(rows) == [["method=ria", "3.0000", ""], ["method=wanda", "2.0000", "1.0000"]]
