@@ -54,7 +54,7 @@ def _gate(site: Site, neurons: Neurons, after: bool) -> tuple[str, Side]:
 def spread(factor_J: Tensor, site: Site, weight_OI: Tensor) -> Tensor:
     """A factor per neuron, shaped (O, 1) or (1, I) to multiply the layer's scores, in float32 at least."""
     neurons = neurons_of(site)
-    factor_J = factor_J.to(wide(weight_OI.dtype))
+    factor_J = factor_J[: neurons.count].to(wide(weight_OI.dtype))  # a fused gate_up puts out more than the gate
     if neurons.axis == "column":
         return factor_J[None]
     return factor_J.repeat(weight_OI.shape[0] // neurons.count)[:, None]
