@@ -1,11 +1,9 @@
 """The device of a result is that of its inputs. Without a GPU: the tensor functions run on `meta` tensors in torch's fake mode,
-where a CPU tensor that was made by accident raises as soon as it meets one of them. With a GPU (`make test-cuda`): the walk itself.
+where a CPU tensor that was made by accident raises as soon as it meets one of them. tests/test_cuda.py has the walk on a real GPU.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,20 +18,14 @@ from problems import SITE
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig
 
 from sparsity import evaluation, linalg, quadratic, statistics
 from sparsity.core import Criterion, Folded, Layer, Pattern, Pruned, Scope, Stats
-from sparsity.correctors import NoCorrection
-from sparsity.engine import plan, prune
 from sparsity.evaluation.perplexity import nll
 from sparsity.groupings import Documents
-from sparsity.methods import SparseGPT, Wanda
-from sparsity.models import Decoder
 from sparsity.patterns import NofM, Unstructured
 from sparsity.patterns.unstructured import keep_largest
 from sparsity.statistics import Activity, Gram, GroupedActivity, Moments, SquaredNorm
-from sparsity.stream import BlockStream
 
 O, I = 6, 16
 DTYPES = [torch.float32, torch.bfloat16]
@@ -311,101 +303,3 @@ def test_the_nll_is_computed_where_the_logits_are_and_comes_home(dtype):
         assert (found.shape, found.dtype, found.device.type) == ((3,), torch.float64, "cpu")
     assert zeros.reads == 0
     assert "Perplexity" in evaluation.__all__
-
-
-# --- a real device (make test-cuda) -----------------------------------------------------------------------------------
-
-CUDA = torch.device("cuda")
-
-
-def llama(**sizes: int) -> Decoder:
-    return Decoder(zoo.build(LlamaConfig(**zoo.LLAMA | sizes)))
-
-
-def walk(decoder: Decoder, method: Any, device: torch.device, pattern: Any = HALF, **options: Any) -> Iterator[Any]:
-    options = {"batch_size": 2, "propagate": "pruned"} | options
-    stream = BlockStream(decoder, zoo.ids(), device=device, **options)
-    return prune(stream, plan(decoder, method, pattern, NoCorrection(), layer_error=True))
-
-
-def exhaust(reports: Iterator[Any]) -> None:
-    """As a run does, which keeps no report: each holds its `keep_OI` on the device."""
-    deque(reports, maxlen=0)
-
-
-METHODS = [Wanda("row"), Wanda("layer"), SparseGPT("layer", 0.01, 16), SparseGPT("row", 0.01, 128)]
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("propagate", ["pruned", "dense"])
-@pytest.mark.parametrize("pattern", [HALF, NofM(2, 4)], ids=str)
-@pytest.mark.parametrize("method", METHODS, ids=str)
-def test_the_device_prunes_what_the_cpu_prunes(method, pattern, propagate):
-    decoders = {device: llama() for device in (torch.device("cpu"), CUDA)}
-    here, there = (
-        list(walk(decoder, method, device, pattern, propagate=propagate)) for device, decoder in decoders.items()
-    )
-    assert {report.keep_OI.device.type for report in there} == {"cuda"}
-    differing = sum(int((a.keep_OI != b.keep_OI.cpu()).sum()) for a, b in zip(here, there, strict=True))
-    assert differing <= 0.001 * sum(report.keep_OI.numel() for report in here)  # ties within rounding
-    for a, b in zip(here, there, strict=True):
-        assert a.asked == a.found == b.asked == b.found
-        assert a.error == pytest.approx(b.error, rel=1e-2)
-        one, other = (decoder.layer(a.site).weight_OI for decoder in decoders.values())
-        assert (one - other).norm() <= 1e-2 * one.norm()
-
-
-@pytest.mark.cuda
-def test_blocks_visit_the_device_one_at_a_time():
-    decoder = llama()
-    for report in walk(decoder, Wanda("row"), CUDA):
-        there = {n.split(".")[2] for n, p in decoder.model.named_parameters() if p.device.type == "cuda"}
-        assert there == {str(report.site.block)}
-    assert {p.device.type for p in decoder.model.parameters()} == {"cpu"}
-    assert not any("forward" in vars(block.module) for block in decoder.blocks)
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("method", [Wanda("row"), SparseGPT("layer", 0.01, 128)], ids=str)
-def test_the_walk_needs_one_block_not_the_model(method):
-    def deep() -> Decoder:
-        return llama(num_hidden_layers=32, hidden_size=256, intermediate_size=512)
-
-    exhaust(walk(deep(), method, CUDA))  # the libraries take their own memory at first use
-    decoder = deep()
-    size = sum(p.numel() * p.element_size() for p in decoder.model.parameters())
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    resident = torch.cuda.memory_allocated()
-    exhaust(walk(decoder, method, CUDA))
-    peak = torch.cuda.max_memory_allocated() - resident
-    assert 0 < peak < size / 2, f"{peak / 2**20:.1f} MiB for a model of {size / 2**20:.1f} MiB"
-    assert torch.cuda.memory_allocated() - resident < size / 8  # nothing is left behind
-
-
-def gram_error() -> float:
-    """Of a Gram folded on the device in float32, relative. TF32 keeps 10 of 23 bits: 1e-4 in place of 1e-7."""
-    x_BTI = torch.randn(4, 256, 128, generator=torch.Generator().manual_seed(0))
-    state = Gram().add(Gram().zero(x_BTI.to(CUDA)), x_BTI.to(CUDA))
-    exact_II = Gram().add(Gram().zero(x_BTI.double()), x_BTI.double()).gram_II
-    return float((state.gram_II.cpu() - exact_II).norm() / exact_II.norm())
-
-
-@pytest.mark.cuda
-def test_the_gram_is_folded_in_full_precision():
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert gram_error() < 1e-5
-
-
-@pytest.mark.cuda
-def test_a_gram_in_tf32_is_told_from_one_in_full_precision(monkeypatch):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
-    has_tf32 = torch.cuda.get_device_capability()[0] >= 8
-    assert (gram_error() > 1e-5) == has_tf32
-
-
-def test_the_tests_for_a_device_are_marked():
-    module = inspect.getmodule(test_the_tests_for_a_device_are_marked)
-    for name, test in inspect.getmembers(module, inspect.isfunction):
-        if name.startswith("test_") and {"CUDA", "gram_error"} & {*test.__code__.co_names}:
-            assert "cuda" in {mark.name for mark in getattr(test, "pytestmark", [])}, name
