@@ -22,10 +22,13 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> N
         shape = " x ".join(map(str, decoder.layer(site).weight_OI.shape))
         if site.role == "head":
             return f"{site.role} {site.leaf}", shape, f"{parts.pattern.sparsity:.2%}", "none"
-        statistics = ", ".join(str(tap).replace(decoder.blocks[site.block].name, "") for tap in plan.needs[site])
+        inside = f"{decoder.blocks[site.block].name}."
+        statistics = "\n".join(str(tap).replace(inside, "") for tap in plan.needs[site])
         return f"{site.role} {site.leaf}", shape, f"{parts.method.asked(site, parts.pattern):.2%}", statistics or "none"
 
-    layers = Table("layers", "outputs x inputs", "asked", "statistics", "count", box=None, padding=(0, 3, 0, 0))
+    layers = Table("layers", "outputs x inputs", "asked", box=None, padding=(0, 3, 0, 0))
+    layers.add_column("statistics", overflow="fold")
+    layers.add_column("count")
     for cells, count in Counter(kind(site) for site in plan.sites).items():
         layers.add_row(*cells, str(count))
     console.print(layers)
