@@ -17,9 +17,13 @@ from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
 from ..linalg import double, line_search, never_worse
-from ..quadratic import UnitDiagonal, boxed, conjugate_gradients, projected, unit_diagonal
+from ..quadratic import Spiked, boxed, conjugate_gradients, projected, spiked, unit_diagonal
 from ..statistics import GramState
 from .selection import GRAM, Salience, Select, Selection
+
+# Strong directions that the preconditioner knows: one for every 32 inputs. Each row inverts a matrix of this size, so they must
+# be few; with 16 instead of 48 the hardest real layer (1536 inputs) ends its 10 steps twice as far above the optimum.
+INPUTS_EACH, FEWEST, MOST = 32, 8, 64
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,18 @@ class Optimal:
     def needs(self, site: Site) -> tuple[Tap[Any], ...]:
         return self.selection.needs()
 
-    def system(self, state: GramState) -> UnitDiagonal:
+    def system(self, state: GramState) -> Spiked:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
         gram_II = double(state.gram_II) if dtype == torch.float64 else state.gram_II.to(dtype)
-        return unit_diagonal(gram_II, self.damp)
+        inputs = len(gram_II)
+        rank = min(max(inputs // INPUTS_EACH, FEWEST), MOST, inputs // 4)
+        # the steps in a box are not preconditioned
+        return spiked(unit_diagonal(gram_II, self.damp), rank if self.max_change is None else 0)
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         system = stats.derived(GRAM, self.system)
         home, dtype = system.matrix_II.device, torch.promote_types(system.matrix_II.dtype, layer.weight_OI.dtype)
-        matrix_II, scale_I, damping = (part.to(dtype) for part in system)
+        matrix_II, scale_I, damping, low_IK = (part.to(dtype) for part in system)
         dense_OI, given_OI = layer.weight_OI.to(home, dtype), pruned.weight_OI.to(home, dtype)
         chosen = self.selection.choose(stats, pruned.keep_OI)
         chosen_I = torch.zeros_like(pruned.keep_OI[0]).index_fill(0, chosen.channel_S, True)
@@ -70,7 +77,7 @@ class Optimal:
         pull_OI = (error_OI / -scale_I) @ matrix_II
         damped_loss_O = -_dot(error_OI / scale_I, pull_OI)
         if self.max_change is None:
-            change_OI, residual_OI = conjugate_gradients(matrix_II, pull_OI, free_OI, self.steps)
+            change_OI, residual_OI = conjugate_gradients(matrix_II, pull_OI, free_OI, self.steps, low_IK)
             start_OI, rest_OI, clamped = pull_OI.mul_(free_OI), residual_OI, 0.0
         else:
             limit_OI = (self.max_change * dense_OI.abs() / scale_I).mul_(free_OI)
