@@ -56,6 +56,7 @@ class Spiked(NamedTuple):
     scale_I: Tensor
     damping: Tensor
     low_IK: Tensor  # U
+    pairs_IJ: Tensor  # U_ia U_ib for all b <= a, J = K (K + 1) / 2
 
 
 class Solved(NamedTuple):
@@ -82,7 +83,7 @@ def spiked(system: UnitDiagonal, rank: int) -> Spiked:
     """
     matrix_II, scale_I, damping = system
     if rank == 0:
-        return Spiked(*system, matrix_II[:, :0])
+        return Spiked(*system, matrix_II[:, :0], matrix_II[:, :0])
     a_II = double(matrix_II)
     strongest_K = torch.linalg.vector_norm(a_II, dim=0).argsort(descending=True, stable=True)[:rank]
     basis_IK = a_II[:, strongest_K]
@@ -96,18 +97,23 @@ def spiked(system: UnitDiagonal, rank: int) -> Spiked:
     lower_KK = torch.linalg.cholesky_ex(inner_KK).L
     low_IK = torch.linalg.solve_triangular(lower_KK, image_IK.T, upper=False).T
     shrink_I = (1 - low_IK.square().sum(1)).clamp(min=LEAST).rsqrt()
-    low_IK, shrink_I = ((low_IK * shrink_I[:, None]).to(matrix_II).contiguous(), shrink_I.to(matrix_II))
-    return Spiked((matrix_II * shrink_I[:, None]).mul_(shrink_I), scale_I * shrink_I, damping, low_IK)
+    shrink_I, low_IK = shrink_I.to(matrix_II), (low_IK * shrink_I[:, None]).to(matrix_II).contiguous()
+    a_J, b_J = torch.tril_indices(rank, rank, device=low_IK.device)
+    matrix_II = (matrix_II * shrink_I[:, None]).mul_(shrink_I)
+    return Spiked(matrix_II, scale_I * shrink_I, damping, low_IK, low_IK[:, a_J] * low_IK[:, b_J])
 
 
 def conjugate_gradients(
-    matrix_II: Tensor, pull_OI: Tensor, free_OI: Tensor, steps: int, low_IK: Tensor | None = None
+    matrix_II: Tensor,
+    pull_OI: Tensor,
+    free_OI: Tensor,
+    steps: int,
+    low_IK: Tensor | None = None,
+    pairs_IJ: Tensor | None = None,
 ) -> Solved:
-    """Minimise x A x' - 2 x r' from x = 0 over the entries in `free_OI` (boolean). `low_IK`: a U with A near I + U U'."""
+    """Minimise x A x' - 2 x r' from x = 0 over the entries in `free_OI` (boolean). The last two: of `spiked`, for its A."""
     solved = Solved(torch.zeros_like(pull_OI), pull_OI.clone())
-    low_IK = matrix_II[:, :0] if low_IK is None else low_IK
-    i_J, j_J = torch.tril_indices(low_IK.shape[1], low_IK.shape[1], device=low_IK.device)
-    pairs_IJ = low_IK[:, i_J] * low_IK[:, j_J]
+    low_IK, pairs_IJ = (matrix_II[:, :0] if part is None else part for part in (low_IK, pairs_IJ))
     for x_PI, residual_PI, free_PI in zip(*(part.split(PANEL) for part in (*solved, free_OI)), strict=True):
         _descend(matrix_II, x_PI, residual_PI, free_PI.to(pull_OI.dtype), steps, low_IK, pairs_IJ)
     return solved
@@ -131,7 +137,8 @@ def _descend(
         towards_PI = residual_PI
         if low_IK.shape[1]:
             part_PK = torch.bmm((residual_PI @ low_IK)[:, None], inner_PKK)[:, 0]
-            towards_PI = torch.addmm(residual_PI, part_PK, low_IK.T, alpha=-1, out=scratch_PI).mul_(free_PI)
+            torch.mm(part_PK, low_IK.T, out=scratch_PI)
+            towards_PI = torch.addcmul(residual_PI, scratch_PI, free_PI, value=-1, out=scratch_PI)
         square_P = torch.mul(residual_PI, towards_PI, out=product_PI).sum(1)  # vecdot would take new memory
         if step == 0:
             least_P, before_P, moves_P = square_P * eps**DIGITS, square_P, torch.zeros_like(square_P, dtype=torch.bool)
