@@ -36,7 +36,6 @@ PANEL = 256
 # matrix what remains may be rounding in the null space, along which a step is a leap.
 DIGITS = 1.5
 
-
 # Of the diagonal no less is left than this, so that the scale stays within a factor of 7 of the Jacobi preconditioner's.
 LEAST = 0.02
 
@@ -91,11 +90,10 @@ def spiked(system: UnitDiagonal, rank: int) -> Spiked:
         basis_IK = torch.linalg.qr(basis_IK).Q
         image_IK = a_II @ basis_IK
         basis_IK, inner_KK = image_IK, basis_IK.T @ image_IK
-    # A trace of rounding keeps the Cholesky factor finite where A has fewer directions than the rank.
-    tiny, eps = torch.finfo(a_II.dtype).tiny, torch.finfo(matrix_II.dtype).eps
-    inner_KK.diagonal().add_(eps * inner_KK.diagonal().sum() + tiny)
-    lower_KK = torch.linalg.cholesky_ex(inner_KK).L
-    low_IK = torch.linalg.solve_triangular(lower_KK, image_IK.T, upper=False).T
+    value_K, vector_KK = torch.linalg.eigh(inner_KK)
+    # directions that A lacks are rounding, and count for next to nothing
+    floor = len(a_II) * torch.finfo(matrix_II.dtype).eps * value_K[-1] + torch.finfo(matrix_II.dtype).tiny
+    low_IK = image_IK @ (vector_KK * value_K.maximum(floor).rsqrt())
     shrink_I = (1 - low_IK.square().sum(1)).clamp(min=LEAST).rsqrt()
     shrink_I, low_IK = shrink_I.to(matrix_II), (low_IK * shrink_I[:, None]).to(matrix_II).contiguous()
     a_J, b_J = torch.tril_indices(rank, rank, device=low_IK.device)
@@ -160,7 +158,9 @@ def _inner_inverse(free_PI: Tensor, pairs_IJ: Tensor, rank: int) -> Tensor:
     inner_PKK = free_PI.new_zeros(len(free_PI), rank, rank)
     inner_PKK[:, i_J, j_J] = free_PI @ pairs_IJ
     inner_PKK.diagonal(dim1=1, dim2=2).add_(1)
-    return torch.cholesky_inverse(torch.linalg.cholesky_ex(inner_PKK).L)
+    lower_PKK, info_P = torch.linalg.cholesky_ex(inner_PKK)
+    # were rounding ever to spoil a factor, that row would take plain steps
+    return torch.cholesky_inverse(lower_PKK).where((info_P == 0)[:, None, None], 0)
 
 
 def boxed(matrix_II: Tensor, pull_OI: Tensor, limit_OI: Tensor, steps: int) -> Solved:
