@@ -153,13 +153,27 @@ LINALG_ELSE = {
 SOLVED = [((O, I), F32), ((O, I), F32)]
 QUADRATIC: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
     "unit_diagonal": [(lambda: quadratic.unit_diagonal(away(I, I), 0.01), [GRAM_32, ((I,), F32), ((), F32)])],
+    "spiked": [
+        (
+            lambda rank=rank: quadratic.spiked(quadratic.unit_diagonal(away(I, I), 0.01), rank),
+            [GRAM_32, ((I,), F32), ((), F32), ((I, rank), F32), ((I, 3 * (rank > 0)), F32)],
+        )
+        for rank in (0, 2)
+    ],
     "conjugate_gradients": [
-        (lambda: quadratic.conjugate_gradients(away(I, I), away(O, I), away(O, I, dtype=BOOL), 3), SOLVED)
+        (lambda: quadratic.conjugate_gradients(away(I, I), away(O, I), away(O, I, dtype=BOOL), 3), SOLVED),
+        (
+            lambda: quadratic.conjugate_gradients(
+                away(I, I), away(O, I), away(O, I, dtype=BOOL), 3, away(I, 2), away(I, 3)
+            ),
+            SOLVED,
+        ),
     ],
     "projected": [(lambda: quadratic.projected(away(O, I), away(O, I), away(O, I)), SOLVED[:1])],
 }
 QUADRATIC_ELSE = {
     "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
+    "Spiked": "what `spiked` returns: it computes nothing",
     "Solved": "a pair: it computes nothing",
     "boxed": "must read whether any row expands: tested below, with the answer fed to it",
 }

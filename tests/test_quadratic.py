@@ -10,7 +10,7 @@ from problems import problem
 from torch.testing import assert_close
 
 from sparsity import quadratic
-from sparsity.quadratic import boxed, conjugate_gradients, projected, unit_diagonal
+from sparsity.quadratic import boxed, conjugate_gradients, projected, spiked, unit_diagonal
 
 F64 = torch.float64
 
@@ -104,6 +104,105 @@ def test_a_row_that_has_nothing_left_to_do_stands_still(dtype, steps):
         assert x_OI.isfinite().all()
         assert residual_OI.isfinite().all()
         assert x_OI[:2].eq(0).all()
+
+
+# --- with strong directions known beforehand --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dead", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 5, 10])
+def test_the_scaled_problem_is_the_same_problem(rank, dead):
+    p = problem(inputs=40)
+    if dead:
+        p.gram_II[:, 3], p.gram_II[3] = 0, 0
+    plain = unit_diagonal(p.gram_II, 0.1 * (not dead))
+    matrix_II, scale_I, damping, low_IK, pairs_IJ = spiked(plain, rank)
+    whole_II = p.gram_II + damping * torch.eye(40, dtype=F64)
+    assert_close(matrix_II / scale_I[:, None] / scale_I, whole_II)
+    assert low_IK.shape == (40, rank)
+    assert pairs_IJ.shape == (40, rank * (rank + 1) // 2)
+    # what U explains is part of A, never more
+    assert torch.linalg.eigvalsh(matrix_II - low_IK @ low_IK.T).min() >= -1e-9
+    if rank and not dead:
+        near_I = torch.eye(40, dtype=F64) + low_IK @ low_IK.T
+        assert_close(near_I.diagonal(), matrix_II.diagonal())
+
+
+def test_its_bits_are_always_the_same():
+    plain = unit_diagonal(problem(inputs=40).gram_II, 0.01)
+    assert all(torch.equal(a, b) for a, b in zip(spiked(plain, 5), spiked(plain, 5), strict=True))
+
+
+def low_rank(rank=3, outputs=8, inputs=40, seed=0):
+    """I + U U' of a given rank, the products of U's columns, a pull, and a random half that is free, but nothing in row 1."""
+    g = torch.Generator().manual_seed(seed)
+    low_IK = 2 * torch.randn(inputs, rank, generator=g, dtype=F64)
+    a, b = torch.tril_indices(rank, rank)
+    free_OI = torch.rand(outputs, inputs, generator=g) > 0.5
+    free_OI[1] = False
+    pull_OI = torch.randn(outputs, inputs, generator=g, dtype=F64)
+    return torch.eye(inputs, dtype=F64) + low_IK @ low_IK.T, pull_OI, free_OI, low_IK, low_IK[:, a] * low_IK[:, b]
+
+
+def test_one_step_solves_every_row_of_identity_plus_low_rank():
+    matrix_II, pull_OI, free_OI, low_IK, pairs_IJ = low_rank()
+    x_OI, residual_OI = conjugate_gradients(matrix_II, pull_OI, free_OI, 1, low_IK, pairs_IJ)
+    for x_I, pull_I, free_I in zip(x_OI, pull_OI, free_OI, strict=True):
+        assert_close(
+            x_I[free_I], torch.linalg.solve(matrix_II[free_I][:, free_I], pull_I[free_I]), rtol=1e-9, atol=1e-9
+        )
+        assert x_I[~free_I].eq(0).all()
+    assert residual_OI.norm() <= 1e-9 * pull_OI.norm()
+    plain_OI = conjugate_gradients(matrix_II, pull_OI, free_OI, 1).residual_OI
+    assert plain_OI.norm() > 0.1 * pull_OI.norm()
+
+
+def test_the_first_step_is_along_the_inverse_on_each_free_set():
+    """Of whatever matrix: the inverse of I + U U' restricted to the free set of the row, taken densely."""
+    _, pull_OI, free_OI, low_IK, pairs_IJ = low_rank(4)
+    matrix_II = system()[0]
+    x_OI, _ = conjugate_gradients(matrix_II, pull_OI, free_OI, 1, low_IK, pairs_IJ)
+    for x_I, pull_I, free_I in zip(x_OI, pull_OI, free_OI, strict=True):
+        low_SK = low_IK[free_I]
+        z_S = torch.linalg.inv(torch.eye(len(low_SK), dtype=F64) + low_SK @ low_SK.T) @ pull_I[free_I]
+        length = (z_S @ pull_I[free_I]) / (z_S @ matrix_II[free_I][:, free_I] @ z_S) if len(z_S) else 0
+        assert_close(x_I[free_I], length * z_S, rtol=1e-9, atol=1e-9)
+
+
+def test_a_matrix_of_low_rank_and_a_diagonal_takes_few_steps():
+    """Found by itself: three directions of 40 inputs, each with noise of its own."""
+    g = torch.Generator().manual_seed(0)
+    low_IK = torch.randn(40, 3, generator=g, dtype=F64)
+    gram_II = low_IK @ low_IK.T + 0.1 * torch.eye(40, dtype=F64)
+    plain = unit_diagonal(gram_II, 0.0)
+    _, pull_OI, free_OI = system()
+    exact = [
+        conjugate_gradients(s[0], pull_OI / plain[1] * s[1], free_OI, 200).change_OI for s in (plain, spiked(plain, 3))
+    ]
+    far = []
+    for s, exact_OI in zip((plain, spiked(plain, 3)), exact, strict=True):
+        x_OI = conjugate_gradients(s[0], pull_OI / plain[1] * s[1], free_OI, 3, *s[3:]).change_OI
+        far.append((x_OI - exact_OI).norm() / exact_OI.norm())
+    assert far[1] < 0.05 * far[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("tokens", [3, 15, 100])
+@pytest.mark.parametrize("rank", [1, 4, 10])
+def test_it_ends_where_the_residual_is_zero(rank, tokens, dtype):
+    """With as many tokens as directions or fewer, too, and of a matrix of zeros."""
+    p = problem(8, 40, tokens)
+    free_OI = torch.rand(8, 40, generator=torch.Generator().manual_seed(0)) > 0.5
+    for gram_II in (p.gram_II, 0 * p.gram_II):
+        s = spiked(unit_diagonal(gram_II.to(dtype), 0.0), rank)
+        assert all(part.isfinite().all() for part in s)
+        pull_OI = p.layer.weight_OI.to(dtype) @ s.matrix_II
+        x_OI, residual_OI = conjugate_gradients(s.matrix_II, pull_OI, free_OI, 200, *s[3:])
+        true_OI = (pull_OI - x_OI @ s.matrix_II) * free_OI
+        small = (1e-7 if dtype == F64 else 1e-2) * pull_OI.norm()
+        assert x_OI.isfinite().all()
+        assert true_OI.norm() <= small
+        assert (residual_OI - true_OI).norm() <= small
 
 
 # --- in a box ---------------------------------------------------------------------------------------------------------
