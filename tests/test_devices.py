@@ -175,6 +175,7 @@ QUADRATIC_ELSE = {
     "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
     "Spiked": "what `spiked` returns: it computes nothing",
     "Solved": "a pair: it computes nothing",
+    "rows_of_panel": "takes and returns a number, no tensor",
     "boxed": "must read whether any row expands: tested below, with the answer fed to it",
 }
 MODULES = {linalg: (LINALG, LINALG_ELSE), quadratic: (QUADRATIC, QUADRATIC_ELSE)}

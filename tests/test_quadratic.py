@@ -85,7 +85,7 @@ def test_panels_do_not_change_the_result(monkeypatch, panel):
     matrix_II, pull_OI, free_OI = system()
     limit_OI = 0.2 * free_OI
     whole = conjugate_gradients(matrix_II, pull_OI, free_OI, 10), boxed(matrix_II, pull_OI, limit_OI, 10)
-    monkeypatch.setattr(quadratic, "PANEL", panel)
+    monkeypatch.setattr(quadratic, "PANEL", panel * len(matrix_II))
     parts = conjugate_gradients(matrix_II, pull_OI, free_OI, 10), boxed(matrix_II, pull_OI, limit_OI, 10)
     assert_close(parts, whole, rtol=1e-10, atol=1e-10)
 

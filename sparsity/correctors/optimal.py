@@ -17,14 +17,14 @@ from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
 from ..linalg import double, line_search, never_worse
-from ..quadratic import PANEL, Spiked, boxed, conjugate_gradients, projected, spiked, unit_diagonal
+from ..quadratic import Spiked, boxed, conjugate_gradients, projected, rows_of_panel, spiked, unit_diagonal
 from ..statistics import GramState
 from .selection import GRAM, Salience, Select, Selection
 
-# Strong directions that the preconditioner knows: one for every 32 inputs, at most 64 for each row inverts a matrix of this size.
-# After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with 16, and
-# 7 % with 48. At least 8 (or a quarter of the inputs), without which a few steps are not enough for a small layer either.
-INPUTS_EACH, FEWEST, MOST = 32, 8, 64
+# Strong directions that the preconditioner knows: 8 at 576 inputs, 48 at 1536, 64 from 1774 on, for each row inverts a matrix of
+# this size. After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with
+# 16, and 7 % with 48; one of 576 inputs 8.5 % with none and 0.4 % with 8, and there more would cost more than they save.
+SQUARED_INPUTS_EACH, FEWEST, MOST = 3 * 2**14, 8, 64
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Optimal:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
         gram_II = double(state.gram_II) if dtype == torch.float64 else state.gram_II.to(dtype)
         inputs = len(gram_II)
-        rank = min(max(inputs // INPUTS_EACH, FEWEST), MOST, inputs // 4)
+        rank = min(max(inputs**2 // SQUARED_INPUTS_EACH, FEWEST), MOST, inputs // 4)
         # the steps in a box are not preconditioned
         return spiked(unit_diagonal(gram_II, self.damp), rank if self.max_change is None else 0)
 
@@ -72,7 +72,8 @@ class Optimal:
         chosen = self.selection.choose(stats, pruned.keep_OI)
         chosen_I = torch.zeros_like(pruned.keep_OI[0]).index_fill(0, chosen.channel_S, True).to(home)
         # rows are problems of their own: a panel stays in the cache from the first pass to the last
-        panels = zip(*(part.split(PANEL) for part in (layer.weight_OI, pruned.weight_OI, pruned.keep_OI)), strict=True)
+        rows = rows_of_panel(layer.weight_OI.shape[1])
+        panels = zip(*(part.split(rows) for part in (layer.weight_OI, pruned.weight_OI, pruned.keep_OI)), strict=True)
         done = [
             self._rows(system, dense_PI.to(home, dtype), given_PI.to(home, dtype), keep_PI.to(home) & chosen_I)
             for dense_PI, given_PI, keep_PI in panels
@@ -95,6 +96,7 @@ class Optimal:
     def _rows(self, system: Spiked, dense_PI: Tensor, given_PI: Tensor, free_PI: Tensor) -> tuple[Tensor, ...]:
         """The corrected rows; of each t, how many weights are free and how many of them clamped, the residual at both ends."""
         matrix_II, scale_I, damping, low_IK, pairs_IJ = system
+        free_PI = free_PI.to(dense_PI.dtype)  # ones and zeros: to multiply by a boolean takes five times as long
         error_PI = given_PI - dense_PI
         scaled_PI = error_PI / scale_I
         pull_PI = (scaled_PI @ matrix_II).neg_()
@@ -102,13 +104,13 @@ class Optimal:
         if self.max_change is None:
             change_PI, residual_PI = conjugate_gradients(matrix_II, pull_PI, free_PI, self.steps, low_IK, pairs_IJ)
             start_PI, rest_PI = pull_PI.mul_(free_PI), residual_PI
-            clamped_P = torch.zeros_like(free_PI[:, 0], dtype=torch.long)
+            clamped_P = torch.zeros_like(free_PI[:, 0])
         else:
             limit_PI = (self.max_change * dense_PI.abs() / scale_I).mul_(free_PI)
             change_PI, residual_PI = boxed(matrix_II, pull_PI, limit_PI, self.steps)
             rest_PI = projected(residual_PI, change_PI, limit_PI)
             start_PI = projected(pull_PI, torch.zeros_like(pull_PI), limit_PI)
-            clamped_P = ((change_PI.abs() >= limit_PI) & free_PI).sum(1)
+            clamped_P = (change_PI.abs() >= limit_PI).mul(free_PI).sum(1)
 
         step_PI = change_PI * scale_I
         slope_P = -_dot(change_PI, pull_PI) - damping * _dot(step_PI, error_PI)
