@@ -78,7 +78,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def main(words: Sequence[str]) -> None:
     folders = [word for word in words if word != "--layers"]
-    paths = sorted(path for folder in folders for path in Path(folder).rglob("result.json"))
+    found = (path for folder in folders for path in Path(folder).rglob("result.json"))
+    paths = sorted(found, key=lambda path: path.stat().st_mtime)  # in the order in which the runs finished
     if not paths:
         sys.exit(
             f"no result.json below {', '.join(folders) or 'nothing'}: name a folder of finished runs, as outputs/<name>"
