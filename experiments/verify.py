@@ -124,7 +124,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 def main(words: Sequence[str]) -> int:
     bench = Bench(words)
-    wanda, zero = Wanda("row"), {"select": "all", "fraction": 1.0, "salience": "l2"}
+    wanda = Wanda("row")
     factor = TfIdf(
         weight_exp=1.0, tf_exp=0.0, idf_exp=0.0, spike_exp=0.0, quantile=0.6, normalise=True,
         num_topics=None, window=32, activation="hidden", seed=0,
@@ -136,12 +136,10 @@ def main(words: Sequence[str]) -> int:
         "batches: Gram matrix, one at a time": lambda: bench.walk(WandaByGram("row"), batch_size=1),
         "reduction: Route, wanda everywhere": lambda: bench.walk(Route({"attention": wanda, "mlp": Wanda("row")})),
         "reduction: NeuronRank on wanda, exponents 0": lambda: bench.walk(NeuronRank(wanda, 1.0, factor)),
-        "reduction: greedy, step 0": lambda: bench.walk(
-            wanda, Greedy(step=0.0, early_stop=False, tolerance=0.0, passes=1, **zero)
-        ),
-        "reduction: hessian, max_change 0": lambda: bench.walk(wanda, Hessian(max_change=0.0, damp=1e-5, **zero)),
+        "reduction: greedy, step 0": lambda: bench.walk(wanda, Greedy("all", 1.0, "l2", 0.0, False, 0.0, 1)),
+        "reduction: hessian, max_change 0": lambda: bench.walk(wanda, Hessian("all", 1.0, "l2", 0.0, 1e-5)),
         "reduction: optimal, max_change 0": lambda: bench.walk(
-            wanda, Optimal(steps=10, damp=0.01, max_change=0.0, precision="float32", **zero)
+            wanda, Optimal(10, 0.01, 0.0, "float32", "all", 1.0, "l2")
         ),
     }
     reference = bench.walk(wanda)

@@ -1,10 +1,9 @@
 """What each corrector costs, in products: its time as a multiple of one float32 product (O x I) (I x I) of the same layer.
 
-    make bench        or: python experiments/bench/correctors.py 1536x576 --repeats 9
+    make bench        or: python -m experiments.bench.correctors 1536x576 --repeats 9
 
 Random correlated inputs, half of every row removed by `wanda`. A product and a corrector are timed in turn, so that both see
-the same machine, and the table gives the median of the ratios with the smallest and the largest. Correctors that this checkout
-lacks are left out.
+the same machine, and the table gives the median of the ratios with the smallest and the largest.
 """
 
 from __future__ import annotations
@@ -16,23 +15,20 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from sparsity import correctors
 from sparsity.core import Corrector, Folded, Layer, Pruned, Site, Stats, Tap
+from sparsity.correctors import Greedy, Hessian, Optimal
 from sparsity.methods import Wanda
 from sparsity.patterns import Unstructured
 from sparsity.statistics import Gram, GramState, SquaredNorm, SquaredNormState
 
-SELECTION = {"fraction": 0.05, "salience": "l2"}
-GREEDY = {"step": 0.01, "tolerance": 1e-6, "passes": 1, **SELECTION}
-OPTIMAL = {"steps": 10, "damp": 0.01, "precision": "float32", "select": "all", **SELECTION}
-ROWS = [
-    ("optimal, 10 steps", "Optimal", {"max_change": None, **OPTIMAL}),
-    ("optimal, 10 steps in a box of 5 %", "Optimal", {"max_change": 0.05, **OPTIMAL}),
-    ("greedy, weakest 5 %", "Greedy", {"select": "weakest", "early_stop": False, **GREEDY}),
-    ("greedy, weakest 5 %, early stop", "Greedy", {"select": "weakest", "early_stop": True, **GREEDY}),
-    ("greedy, all", "Greedy", {"select": "all", "early_stop": False, **GREEDY}),
-    ("hessian, top 5 %", "Hessian", {"select": "top", "max_change": 0.05, "damp": 1e-5, **SELECTION}),
-]
+ROWS: dict[str, Corrector] = {
+    "optimal, 10 steps": Optimal(10, 0.01, None, "float32", "all", 0.05, "l2"),
+    "optimal, 10 steps in a box of 5 %": Optimal(10, 0.01, 0.05, "float32", "all", 0.05, "l2"),
+    "greedy, weakest 5 %": Greedy("weakest", 0.05, "l2", 0.01, False, 1e-6, 1),
+    "greedy, weakest 5 %, early stop": Greedy("weakest", 0.05, "l2", 0.01, True, 1e-6, 1),
+    "greedy, all": Greedy("all", 0.05, "l2", 0.01, False, 1e-6, 1),
+    "hessian, top 5 %": Hessian("top", 0.05, "l2", 0.05, 1e-5),
+}
 SITE = Site(0, "bench", "mlp")
 
 
@@ -70,21 +66,25 @@ def measure(corrector: Corrector, layer: Layer, pruned: Pruned, state: GramState
         yield corrected / ((before + after) / 2)
 
 
+def shape(text: str) -> tuple[int, int]:
+    outputs, inputs = map(int, text.split("x"))
+    return outputs, inputs
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("layers", nargs="*", default=["1536x576", "4096x4096"], help="outputs x inputs, as 1536x576")
+    parser.add_argument(
+        "layers", nargs="*", type=shape, default=[(1536, 576), (4096, 4096)], help="outputs x inputs, as 1536x576"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads; times in products of the layer: median (smallest to largest)")
-    for name in options.layers:
-        outputs, inputs = map(int, name.split("x"))
+    for outputs, inputs in options.layers:
         layer, pruned, state = problem(outputs, inputs)
         each = min(seconds(lambda: layer.weight_OI @ state.gram_II) for _ in range(5))  # noqa: B023
         print(f"\n{outputs} x {inputs}, a product takes {1000 * each:.1f} ms")
-        for label, kind, arguments in ROWS:
-            if not hasattr(correctors, kind):
-                continue
-            ratios = sorted(measure(getattr(correctors, kind)(**arguments), layer, pruned, state, options.repeats))
+        for label, corrector in ROWS.items():
+            ratios = sorted(measure(corrector, layer, pruned, state, options.repeats))
             print(f"  {label:34} {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 

@@ -1,0 +1,39 @@
+"""`make bench` on a layer too small to say anything: that it runs, for every corrector that changes weights."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from composing import OPTIONS, assembled
+
+from experiments.bench import correctors as bench
+
+
+def test_every_corrector_is_timed():
+    timed = {type(corrector) for corrector in bench.ROWS.values()}
+    assert timed == {type(assembled(f"corrector={name}").corrector) for name in OPTIONS["corrector"] if name != "none"}
+
+
+def test_the_problem_is_a_pruned_layer():
+    layer, pruned, state = bench.problem(12, 32)
+    assert pruned.keep_OI.sum(1).tolist() == [16] * 12
+    assert (pruned.weight_OI != layer.weight_OI).sum() == 12 * 16
+    assert state.gram_II.diagonal().min() > 0
+
+
+def test_the_table_has_a_line_for_each(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "12x32", "--repeats", "1"])
+    bench.main()
+    said = capsys.readouterr().out
+    assert "12 x 32, a product takes" in said
+    for name in bench.ROWS:
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name}  ")]
+        assert float(line.split("(")[0].split()[-1]) > 0
+
+
+def test_a_layer_is_outputs_x_inputs(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "12"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "invalid shape value: '12'" in capsys.readouterr().err
