@@ -40,4 +40,7 @@ def place(hydra: DictConfig, name: str) -> Place:
     choices = {
         str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in COMPONENTS
     }
-    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, tuple(hydra.overrides.task))
+    # as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
+    words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    assert isinstance(words, list)
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, [str(word) for word in words])
