@@ -29,8 +29,9 @@ from torch import Tensor
 from .linalg import double
 
 # Numbers in one array of a panel: few enough for the six arrays to stay in the cache between the passes of a step, enough for a
-# product at full speed. A layer of 1536 x 576 is one panel, which is an eighth quicker than six; one of 4096 x 4096 is sixteen.
-PANEL = 2**20
+# product at full speed. A layer of 1536 x 576 is one panel, which is an eighth quicker than six; one of 4096 x 4096 is four, which
+# is an eighth quicker than sixteen.
+PANEL = 2**22
 
 # A row stands still once its residual is down to three quarters of the digits of its dtype (its square to eps^1.5): of a singular
 # matrix what remains may be rounding in the null space, along which a step is a leap.
@@ -81,23 +82,22 @@ def unit_diagonal(gram_II: Tensor, damp: float) -> UnitDiagonal:
 
 
 def spiked(system: UnitDiagonal, rank: int) -> Spiked:
-    """The same problem with its strongest directions in U. Rank 0 leaves the unit diagonal. O(I^2 rank), in float64.
+    """The same problem with its strongest directions in U. Rank 0 leaves the unit diagonal. O(I^2 rank).
 
     It begins with the columns of A that have the largest norms. Whatever the subspace, I + U U' is positive definite.
     """
     matrix_II, scale_I, damping = system
     if rank == 0:
         return Spiked(*system, matrix_II[:, :0], matrix_II[:, :0])
-    a_II = double(matrix_II)
-    strongest_K = torch.linalg.vector_norm(a_II, dim=0).argsort(descending=True, stable=True)[:rank]
-    basis_IK = a_II[:, strongest_K]
+    strongest_K = torch.linalg.vector_norm(matrix_II, dim=0).argsort(descending=True, stable=True)[:rank]
+    image_IK = matrix_II[:, strongest_K]
     for _ in range(3):
-        basis_IK = torch.linalg.qr(basis_IK).Q
-        image_IK = a_II @ basis_IK
-        basis_IK, inner_KK = image_IK, basis_IK.T @ image_IK
-    value_K, vector_KK = torch.linalg.eigh(inner_KK)
+        basis_IK = torch.linalg.qr(image_IK).Q
+        image_IK = matrix_II @ basis_IK
+    image_IK = double(image_IK)  # the large products do without
+    value_K, vector_KK = torch.linalg.eigh(double(basis_IK).T @ image_IK)
     # directions that A lacks are rounding, and count for next to nothing
-    floor = len(a_II) * torch.finfo(matrix_II.dtype).eps * value_K[-1] + torch.finfo(matrix_II.dtype).tiny
+    floor = len(matrix_II) * torch.finfo(matrix_II.dtype).eps * value_K[-1] + torch.finfo(matrix_II.dtype).tiny
     low_IK = image_IK @ (vector_KK * value_K.maximum(floor).rsqrt())
     shrink_I = (1 - low_IK.square().sum(1)).clamp(min=LEAST).rsqrt()
     shrink_I, low_IK = shrink_I.to(matrix_II), (low_IK * shrink_I[:, None]).to(matrix_II).contiguous()

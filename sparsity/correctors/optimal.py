@@ -21,10 +21,10 @@ from ..quadratic import Spiked, boxed, conjugate_gradients, projected, rows_of_p
 from ..statistics import GramState
 from .selection import GRAM, Salience, Select, Selection
 
-# Strong directions that the preconditioner knows: 8 at 576 inputs, 48 at 1536, 64 from 1774 on, for each row inverts a matrix of
-# this size. After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with
-# 16, and 7 % with 48; one of 576 inputs 8.5 % with none and 0.4 % with 8, and there more would cost more than they save.
-SQUARED_INPUTS_EACH, FEWEST, MOST = 3 * 2**14, 8, 64
+# Strong directions that the preconditioner knows: 8 at 576 inputs, 48 from 1536 on, for each row inverts a matrix of this size.
+# After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with 16, and 7 %
+# with 48; one of 576 inputs 8.5 % with none and 0.4 % with 8, and there more would cost more than they save.
+SQUARED_INPUTS_EACH, FEWEST, MOST = 3 * 2**14, 8, 48
 
 
 @dataclass(frozen=True)
