@@ -31,6 +31,12 @@ def double(x_N: Tensor) -> Tensor:
     return x_N.to("cpu" if x_N.device.type == "mps" else x_N.device, torch.float64)
 
 
+def row_dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:
+    """<a_o, b_o> of every row (O,)."""
+    dot_O: Tensor = torch.linalg.vecdot(a_OI, b_OI)
+    return dot_O
+
+
 def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
     """tr(D G D') of a change D, a scalar in the dtype of G. O(O I^2)."""
     change_OI = change_OI.to(gram_II.dtype)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .linalg import double
+from .linalg import double, row_dot
 
 # Numbers in one array of a panel: few enough for the six arrays to stay in the cache between the passes of a step, enough for a
 # product at full speed. A layer of 1536 x 576 is one panel, which is an eighth quicker than six; one of 4096 x 4096 is four, which
@@ -194,18 +194,18 @@ def _descend_in_box(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, limit_
     largest = torch.minimum(matrix_II.abs().sum(1).amax(), matrix_II.norm())
     length = 1 / largest.clamp(min=torch.finfo(x_PI.dtype).tiny)
     pull_PI, open_PI = residual_PI.clone(), limit_PI > 0
-    least_P = _dot(residual_PI, residual_PI) * eps**DIGITS
+    least_P = row_dot(residual_PI, residual_PI) * eps**DIGITS
     direction_PI = _inside(residual_PI, x_PI, limit_PI)
     for _ in range(steps):
         inside_PI, inward_PI = _inside(residual_PI, x_PI, limit_PI), _inward(residual_PI, x_PI, limit_PI)
         reduced_PI = inside_PI.abs().minimum(_room(inside_PI, x_PI, limit_PI) / length).copysign(inside_PI)
-        proportional_P = _dot(inward_PI, inward_PI) <= _dot(reduced_PI, inside_PI)
+        proportional_P = row_dot(inward_PI, inward_PI) <= row_dot(reduced_PI, inside_PI)
         towards_PI = direction_PI.where(proportional_P[:, None], inward_PI)
         product_PI = (towards_PI @ matrix_II).mul_(open_PI)
-        curvature_P = _dot(towards_PI, product_PI)
-        square_P = _dot(towards_PI, towards_PI)
+        curvature_P = row_dot(towards_PI, product_PI)
+        square_P = row_dot(towards_PI, towards_PI)
         moves_P = (square_P > least_P) & (curvature_P > eps * square_P)
-        best_P = (_dot(residual_PI, towards_PI) / curvature_P).where(moves_P, 0)
+        best_P = (row_dot(residual_PI, towards_PI) / curvature_P).where(moves_P, 0)
         bound_P = (
             (_room(towards_PI, x_PI, limit_PI) / towards_PI.abs()).masked_fill_(towards_PI == 0, torch.inf).amin(1)
         )
@@ -222,7 +222,7 @@ def _descend_in_box(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, limit_
             x_PI[e], residual_PI[e] = x_EI, (pull_PI[e] - x_EI @ matrix_II) * open_PI[e]
         inside_PI = _inside(residual_PI, x_PI, limit_PI)
         conjugate_P = proportional_P & ~expands_P & moves_P
-        ratio_P = (_dot(inside_PI, product_PI) / curvature_P).where(conjugate_P, 0)
+        ratio_P = (row_dot(inside_PI, product_PI) / curvature_P).where(conjugate_P, 0)
         direction_PI = inside_PI.addcmul_(towards_PI, ratio_P[:, None], value=-1)
 
 
@@ -250,8 +250,3 @@ def _snap(x_PI: Tensor, limit_PI: Tensor) -> None:
     """Back into the box; an entry that is at its bound but for rounding is put there."""
     near_PI = x_PI.abs() >= limit_PI * (1 - 4 * torch.finfo(x_PI.dtype).eps)
     x_PI.copy_(limit_PI.copysign(x_PI).where(near_PI, x_PI))
-
-
-def _dot(a_PI: Tensor, b_PI: Tensor) -> Tensor:
-    product_P: Tensor = torch.linalg.vecdot(a_PI, b_PI)
-    return product_P

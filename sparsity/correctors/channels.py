@@ -31,7 +31,7 @@ def columns(matrix_OI: Tensor, channel_S: Tensor) -> Tensor:
 
 
 def share(part_SO: Tensor, whole_SO: Tensor) -> float:
-    """How many of the one are in the other; 0 of none."""
+    """How many of the one are in the other, as flags or as counts; 0 of none."""
     return part_SO.sum().item() / max(whole_SO.sum().item(), 1)
 
 

@@ -51,7 +51,7 @@ class Hessian:
         gram_SI = double(gram_II.index_select(0, channel_S))
         change_OI = double(pruned.weight_OI) - double(layer.weight_OI)
         at = Channels(
-            gram_SS=double(gram_II.index_select(0, channel_S).index_select(1, channel_S)),
+            gram_SS=gram_SI.index_select(1, channel_S),
             slope_SO=gram_SI @ change_OI.T,
             dense_SO=double(columns(layer.weight_OI, channel_S)),
             keep_SO=columns(pruned.keep_OI, channel_S).to(gram_SI.device),

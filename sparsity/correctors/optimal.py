@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
-from ..linalg import double, line_search, never_worse
+from ..linalg import double, line_search, never_worse, row_dot
 from ..quadratic import Spiked, boxed, conjugate_gradients, projected, rows_of_panel, spiked, unit_diagonal
 from ..statistics import GramState
+from .channels import share
 from .selection import GRAM, Salience, Select, Selection
 
 # Strong directions that the preconditioner knows: 8 at 576 inputs, 48 from 1536 on, for each row inverts a matrix of this size.
@@ -86,8 +87,8 @@ class Optimal:
             corrected_OI = never_worse(gram_II, layer.weight_OI, pruned.weight_OI, corrected_OI)
         facts = {
             **chosen.facts,
-            "applied": _share((corrected_OI != pruned.weight_OI).sum(), free_O),
-            "clamped": _share(clamped_O, free_O),
+            "applied": share((corrected_OI != pruned.weight_OI).sum(), free_O),
+            "clamped": share(clamped_O, free_O),
             "line_search": t_O.mean().item(),
             "residual": (rest_O.norm() / start_O.norm().clamp(min=torch.finfo(dtype).tiny)).item(),
         }
@@ -100,7 +101,7 @@ class Optimal:
         error_PI = given_PI - dense_PI
         scaled_PI = error_PI / scale_I
         pull_PI = (scaled_PI @ matrix_II).neg_()
-        damped_loss_P = -_dot(scaled_PI, pull_PI)
+        damped_loss_P = -row_dot(scaled_PI, pull_PI)
         if self.max_change is None:
             change_PI, residual_PI = conjugate_gradients(matrix_II, pull_PI, free_PI, self.steps, low_IK, pairs_IJ)
             start_PI, rest_PI = pull_PI.mul_(free_PI), residual_PI
@@ -113,20 +114,13 @@ class Optimal:
             clamped_P = (change_PI.abs() >= limit_PI).mul(free_PI).sum(1)
 
         step_PI = change_PI * scale_I
-        slope_P = -_dot(change_PI, pull_PI) - damping * _dot(step_PI, error_PI)
-        curvature_P = _dot(change_PI, pull_PI) - _dot(change_PI, residual_PI) - damping * _dot(step_PI, step_PI)
+        slope_P = -row_dot(change_PI, pull_PI) - damping * row_dot(step_PI, error_PI)
+        curvature_P = (
+            row_dot(change_PI, pull_PI) - row_dot(change_PI, residual_PI) - damping * row_dot(step_PI, step_PI)
+        )
         t_P = line_search(slope_P, curvature_P)
         gain_P = -t_P * (2 * slope_P + t_P * curvature_P)
         # What is within the rounding of these sums may be a loss.
         t_P = t_P.where(gain_P > 10 * torch.finfo(given_PI.dtype).eps * damped_loss_P, 0)
         target_PI = torch.addcmul(given_PI, step_PI, t_P[:, None])
         return target_PI, t_P, free_PI.sum(1), clamped_P, start_PI.norm(dim=1), rest_PI.norm(dim=1)
-
-
-def _dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:
-    product_O: Tensor = torch.linalg.vecdot(a_OI, b_OI)
-    return product_O
-
-
-def _share(some_O: Tensor, all_O: Tensor) -> float:
-    return some_O.sum().item() / max(all_O.sum().item(), 1)
