@@ -143,11 +143,13 @@ def _descend(
     inner_PKK = _inner_inverse(free_PI, pairs_IJ, low_IK.shape[1])
     for step in range(steps):
         towards_PI = residual_PI
+        square_P = torch.linalg.vector_norm(residual_PI, dim=1).square_()
         if low_IK.shape[1]:
-            part_PK = torch.bmm((residual_PI @ low_IK)[:, None], inner_PKK)[:, 0]
-            torch.mm(part_PK, low_IK.T, out=scratch_PI)
+            part_PK = residual_PI @ low_IK
+            taken_PK = torch.bmm(part_PK[:, None], inner_PKK)[:, 0]
+            square_P -= row_dot(part_PK, taken_PK)
+            torch.mm(taken_PK, low_IK.T, out=scratch_PI)
             towards_PI = torch.addcmul(residual_PI, scratch_PI, free_PI, value=-1, out=scratch_PI)
-        square_P = torch.mul(residual_PI, towards_PI, out=product_PI).sum(1)  # vecdot would take new memory
         if step == 0:
             least_P, before_P, moves_P = square_P * eps**DIGITS, square_P, torch.zeros_like(square_P, dtype=torch.bool)
         ratio_P1 = (square_P / before_P).where(moves_P, 0)[:, None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 from composing import OPTIONS, assembled
 
 from experiments.bench import correctors as bench
@@ -22,12 +23,22 @@ def test_the_problem_is_a_pruned_layer():
     assert state.gram_II.diagonal().min() > 0
 
 
+def test_the_solve_alone_is_the_solve_of_optimal(monkeypatch):
+    """It computes the same change: what is left out does not reach the weights, where the line search has nothing to hold back."""
+    layer, pruned, state = bench.problem(12, 32)
+    corrected = bench.OPTIMAL.correct(
+        layer, pruned, bench.Stats(bench.SITE, {bench.Tap(bench.Gram()): bench.Folded(state)})
+    )
+    assert corrected.facts["line_search"] == 1
+    torch.testing.assert_close(bench.solve(layer, pruned, state), corrected.weight_OI)
+
+
 def test_the_table_has_a_line_for_each(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", "12x32", "--repeats", "1"])
     bench.main()
     said = capsys.readouterr().out
     assert "12 x 32, a product takes" in said
-    for name in bench.ROWS:
+    for name in (*bench.ROWS, "optimal, 10 steps, the solve alone"):
         (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name}  ")]
         assert float(line.split("(")[0].split()[-1]) > 0
 

@@ -3,7 +3,8 @@
     make bench        or: python -m experiments.bench.correctors 1536x576 --repeats 9
 
 Random correlated inputs, half of every row removed by `wanda`. A product and a corrector are timed in turn, so that both see
-the same machine, and the table gives the median of the ratios with the smallest and the largest.
+the same machine, and the table gives the median of the ratios with the smallest and the largest. "The solve alone" is `optimal`
+without what its promise and its row of the layer table cost: the line search and the shares.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from sparsity.core import Corrector, Folded, Layer, Pruned, Site, Stats, Tap
 from sparsity.correctors import Greedy, Hessian, Optimal
 from sparsity.methods import Wanda
 from sparsity.patterns import Unstructured
+from sparsity.quadratic import conjugate_gradients, rows_of_panel
 from sparsity.statistics import Gram, GramState, SquaredNorm, SquaredNormState
 
+OPTIMAL = Optimal(10, 0.01, None, "float32", "all", 0.05, "l2")
 ROWS: dict[str, Corrector] = {
-    "optimal, 10 steps": Optimal(10, 0.01, None, "float32", "all", 0.05, "l2"),
+    "optimal, 10 steps": OPTIMAL,
     "optimal, 10 steps in a box of 5 %": Optimal(10, 0.01, 0.05, "float32", "all", 0.05, "l2"),
     "greedy, weakest 5 %": Greedy("weakest", 0.05, "l2", 0.01, False, 1e-6, 1),
     "greedy, weakest 5 %, early stop": Greedy("weakest", 0.05, "l2", 0.01, True, 1e-6, 1),
@@ -50,20 +55,30 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(corrector: Corrector, layer: Layer, pruned: Pruned, state: GramState, repeats: int) -> Iterator[float]:
-    """Ratios. Everything that a run would share between layers is derived afresh each time."""
+def solve(layer: Layer, pruned: Pruned, state: GramState) -> Tensor:
+    """The corrected weights of `OPTIMAL` without line search and facts."""
+    system, corrected_OI = OPTIMAL.system(state), torch.empty_like(layer.weight_OI)
+    wholes = (layer.weight_OI, pruned.weight_OI, pruned.keep_OI, corrected_OI)
+    panels = zip(*(whole.split(rows_of_panel(len(state.gram_II))) for whole in wholes), strict=True)
+    for dense_PI, given_PI, keep_PI, corrected_PI in panels:
+        pull_PI = ((dense_PI - given_PI) / system.scale_I) @ system.matrix_II
+        free_PI = keep_PI.to(pull_PI.dtype)
+        solved = conjugate_gradients(system.matrix_II, pull_PI, free_PI, OPTIMAL.steps, system.low_IK, system.pairs_IJ)
+        torch.addcmul(given_PI, solved.change_OI, system.scale_I, out=corrected_PI)
+    return corrected_OI
+
+
+def measure(work: Callable[[], object], layer: Layer, state: GramState, repeats: int) -> Iterator[float]:
+    """Ratios."""
     out_OI = torch.empty_like(layer.weight_OI)
 
     def product() -> object:
         return torch.mm(layer.weight_OI, state.gram_II, out=out_OI)
 
-    def correct() -> object:
-        return corrector.correct(layer, pruned, Stats(SITE, {Tap(Gram()): Folded(state)}))
-
-    product(), correct()
+    product(), work()
     for _ in range(repeats):
-        before, corrected, after = seconds(product), seconds(correct), seconds(product)
-        yield corrected / ((before + after) / 2)
+        before, worked, after = seconds(product), seconds(work), seconds(product)
+        yield worked / ((before + after) / 2)
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -79,12 +94,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads; times in products of the layer: median (smallest to largest)")
+    # The C library keeps freed memory up to twice the largest block freed so far, of 32 MiB at most; the rest goes back and comes
+    # again as pages to be cleared. A run has freed such blocks, with its model; a fresh process would pay three products for it.
+    torch.zeros(31 * 2**18)
     for outputs, inputs in options.layers:
         layer, pruned, state = problem(outputs, inputs)
         each = min(seconds(lambda: layer.weight_OI @ state.gram_II) for _ in range(5))  # noqa: B023
         print(f"\n{outputs} x {inputs}, a product takes {1000 * each:.1f} ms")
-        for label, corrector in ROWS.items():
-            ratios = sorted(measure(corrector, layer, pruned, state, options.repeats))
+
+        def correct(corrector: Corrector) -> object:
+            # everything that a run would share between layers is derived afresh each time
+            return corrector.correct(layer, pruned, Stats(SITE, {Tap(Gram()): Folded(state)}))  # noqa: B023
+
+        rows: dict[str, Callable[[], object]] = {
+            "optimal, 10 steps, the solve alone": partial(solve, layer, pruned, state)
+        }
+        rows |= {label: partial(correct, corrector) for label, corrector in ROWS.items()}
+        for label, work in rows.items():
+            ratios = sorted(measure(work, layer, state, options.repeats))
             print(f"  {label:34} {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
