@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ..core import Layer, Role, Side, Site, UserError
@@ -113,8 +113,9 @@ class _Stop(Exception):
 class Decoder:
     """The model, its blocks, and the view of every weight as (O, I). Owns no text and has never heard of pruning."""
 
-    def __init__(self, model: PreTrainedModel):
-        self.model = model.eval()
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None):
+        """`tokenizer` is for evaluators that read text of their own."""
+        self.model, self.tokenizer = model.eval(), tokenizer
         name, modules = find_blocks(model)
         width = model.config.get_text_config(decoder=True).hidden_size
         self.blocks = tuple(_block(i, f"{name}.{i}", module, width) for i, module in enumerate(modules))
@@ -177,6 +178,24 @@ class Decoder:
         """Next-token logits (B, T, V) of ids on any device."""
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
         return logits
+
+    @torch.no_grad()
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """The hidden states (B, T, I) behind the last block: what `head` takes."""
+        found: list[Tensor] = []
+
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+            raise _Stop
+
+        handle = self.blocks[-1].module.register_forward_hook(look)
+        try:
+            self.model(input_ids=ids_BT.to(self.device), use_cache=False)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return found[0]
 
     def culprit(self, ids_BT: Tensor) -> str:
         """The first module whose output on these ids holds a NaN or an infinity, for a message."""

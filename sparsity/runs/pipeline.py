@@ -115,7 +115,9 @@ def prepare(config: DictConfig, place: Place) -> Job:
             console.say(f"method={place.choices['method']} does not read {group}: {' '.join(asked)} changes nothing")
     parts.model.check()
     parts.dataset.check()
-    key = run_key(settings, options, [*parts.model.files(), *parts.dataset.files()], device, classes)
+    files = [*parts.model.files(), *parts.dataset.files()]
+    files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
+    key = run_key(settings, options, files, device, classes)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
@@ -130,7 +132,8 @@ def _run(job: Job) -> dict[str, Any]:
         if settings.save:
             store.check_space(checkpoint.size(loaded))
         ids_BT = _calibration_ids(job, loaded) if the_plan.last >= 0 else None
-        ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if parts.evaluation else torch.empty(0)
+        asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
+        ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
             evaluator.check(ids_N)
     for name, shape in decoder.unpruned.items():
@@ -206,7 +209,7 @@ def _prune(
 
 def _load(job: Job) -> tuple[Loaded, Decoder]:
     loaded = job.parts.model.load(job.settings.torch_dtype)
-    return loaded, Decoder(loaded.model)
+    return loaded, Decoder(loaded.model, loaded.tokenizer)
 
 
 def _plan(job: Job, decoder: Decoder) -> Plan:

@@ -96,8 +96,8 @@ class RunStore:
         if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
             for folder in (self.folder / "model", *self.folder.glob(".model.*")):
                 shutil.rmtree(folder, ignore_errors=True)
-            for name in ("layers.csv", "windows.csv"):
-                (self.folder / name).unlink(missing_ok=True)
+            for table in self.folder.glob("*.csv"):
+                table.unlink()
 
     def drop_if_empty(self) -> None:
         """Hydra makes the folder before it is known whether there is anything to put in it."""
