@@ -15,31 +15,13 @@ import pytest
 import torch
 from checkpoints import save, tiny
 from commands import SMALL, command, run
-from task_data import DATA, lay_out
+from tasks_asked import OPTIONS, asked, edited, evaluator
 
-from sparsity.evaluation import LMEval, harness
+from sparsity.evaluation import harness
 from sparsity.models import Decoder
 from sparsity.runs.evaluate import tokenizer_hash
-from sparsity.runs.tasks import write
 
 pytestmark = pytest.mark.usefixtures("work", "no_traces")
-OPTIONS = {"limit": None, "num_fewshot": None, "batch_size": 1, "max_length": None, "apply_chat_template": False}
-
-
-@pytest.fixture
-def tasks(work: Path) -> Path:
-    write(lay_out(work / "data", DATA), work / "tasks")
-    return work / "tasks"
-
-
-def asked(*names: str, **options: object) -> list[str]:
-    given = {"tasks": f"[{','.join(names)}]", "tasks_path": "tasks", **options}
-    words = {key: value if isinstance(value, str) else json.dumps(value) for key, value in given.items()}
-    return ["evaluation=[lm_eval]", *(f"evaluation.lm_eval.{key}={value}" for key, value in words.items())]
-
-
-def evaluator(*names: str, **options: object) -> LMEval:
-    return LMEval(**{"tasks": [*names], "tasks_path": "tasks", **OPTIONS, "bootstrap_iters": 0, **options})
 
 
 def by_hand(checkpoint: Path, tasks: Path, names: list[str], *, max_length: int | None, **options: object) -> dict:
@@ -154,18 +136,6 @@ def test_groups_and_tags_stand_for_their_tasks(tasks, few_stock_tasks):
     assert {row["task"] for row in measured.rows} == {"piqa", "boolq"}
 
 
-@pytest.fixture
-def few_stock_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another folder in the place of lm-eval's own tasks, which take ten seconds to list."""
-    import lm_eval.tasks.manager as manager
-
-    (work / "stock").mkdir()
-    (work / "stock" / "arc_easy.yaml").write_text("task: arc_easy\ntag: stock_tag\n")
-    (work / "stock" / "stock_only.yaml").write_text("task: stock_only\nunsafe_code: true\n")
-    monkeypatch.setattr(manager, "__file__", str(work / "stock" / "manager.py"))
-    harness.manager.cache_clear()
-
-
 # --- nothing else changes ---------------------------------------------------------------------------------------------
 
 
@@ -231,11 +201,6 @@ def evaluations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(harness, "evaluate", counted)
     return calls
-
-
-def edited(path: str, old: str, new: str) -> None:
-    assert old in Path(path).read_text()
-    Path(path).write_text(Path(path).read_text().replace(old, new))
 
 
 def test_the_dense_model_is_asked_once_and_again_after_a_change(tasks, evaluations):

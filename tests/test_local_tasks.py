@@ -15,7 +15,7 @@ from sparsity.evaluation import harness
 from sparsity.evaluation.local_tasks import STOCK
 from sparsity.runs import tasks as command
 
-pytestmark = pytest.mark.usefixtures("no_traces")
+pytestmark = pytest.mark.usefixtures("work", "no_traces")
 
 
 def write(data: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +62,6 @@ ASKED = {
     ),
     "lambada_openai": ([("He gave the dog a", " bone")], " bone"),
 }  # fmt: skip
-
-
-@pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write(lay_out(tmp_path / "data", DATA), tmp_path / "tasks", monkeypatch)
-    return tmp_path / "tasks"
 
 
 def test_every_task_is_asked_as_the_stock_task_is(tasks):

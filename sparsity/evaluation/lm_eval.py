@@ -201,8 +201,13 @@ def _documents(samples: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[st
         entry = {"task": task, "document": sample["doc_id"], "doc_hash": sample["doc_hash"]}
         entry |= {"loglikelihoods": _loglikelihoods(sample), "metrics": {}}
         metrics = documents.setdefault((task, sample["doc_id"]), entry)["metrics"]
-        metrics |= {_name(metric, sample["filter"]): sample[metric] for metric in sample["metrics"]}
+        metrics |= {_name(metric, sample["filter"]): _known(sample[metric]) for metric in sample["metrics"]}
     return list(documents.values())
+
+
+def _known(value: Any) -> Any:
+    """None for NaN: a task says so of a document that a metric does not count."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _pairs(dense: Sequence[Mapping[str, Any]], pruned: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
