@@ -254,8 +254,15 @@ class Model(Protocol):
         """The hidden states (B, T, I) behind the last block."""
         ...
 
-    def head(self, ids_BT: Tensor, hidden_BTI: Tensor) -> Tensor:
-        """The logits (B, T, V) that these hidden states behind the last block become. Position by position."""
+    def outside(self) -> Mapping[str, Tensor]:
+        """The parameters outside the blocks, by name, but for token embeddings that the head does not share."""
+        ...
+
+    def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The logits (B, T, V) that these hidden states behind the last block become, position by position.
+
+        `outside`: another model's parameters outside the blocks, in the place of this one's.
+        """
         ...
 
     def culprit(self, ids_BT: Tensor) -> str:

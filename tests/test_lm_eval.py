@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -172,6 +173,7 @@ def test_a_run_says_nothing_of_lm_evals_own(tasks):
     ended = command(*SMALL, *asked("boolq", "lambada_openai", num_fewshot=1), "hydra.run.dir=quiet")
     assert ended.status == 0, ended.err
     assert ended.err == ""
+    assert re.search(r"boolq +acc +[01.5]+ ± [0-9.]+ +[01.5]+ ± [0-9.]+ *\n", ended.out)
     for chatter in ("bootstrapping", "pretrained", "it/s", "aggregation", "fewshot"):
         assert chatter not in ended.out
 

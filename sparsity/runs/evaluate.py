@@ -12,13 +12,26 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..core import Evaluator, Measured
-from ..models import Decoder
+from ..core import Evaluator, Measured, UserError
+from ..models import Decoder, Itself, Loaded, ModelSource
 from .cache import remembered
 from .key import stamps
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
+
+
+def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | None) -> Loaded | None:
+    """The other model to compare with, if one is named. Raises `UserError` unless it reads the same tokens."""
+    if isinstance(source, Itself):
+        return None
+    other = source.load(dtype)
+    if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+        raise UserError(
+            f"reference={other.name} has another vocabulary than {loaded.name}: expected the model that it was made from, or "
+            f"one with the same tokenizer, since windows and answers are compared token by token. Name another reference"
+        )
+    return other
 
 
 def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device) -> References:

@@ -94,7 +94,7 @@ class RunStore:
         """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
         (self.folder / RESULT).unlink(missing_ok=True)
         if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
-            for folder in (self.folder / "model", *self.folder.glob(".model.*")):
+            for folder in (self.folder / "model", self.folder / "packed", *self.folder.glob(".*.????????")):
                 shutil.rmtree(folder, ignore_errors=True)
             for table in self.folder.glob("*.csv"):
                 table.unlink()
