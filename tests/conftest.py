@@ -63,7 +63,7 @@ def few_stock_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparsity.evaluation import harness
 
     (work / "stock").mkdir()
-    (work / "stock" / "arc_easy.yaml").write_text("task: arc_easy\ntag: stock_tag\n")
-    (work / "stock" / "stock_only.yaml").write_text("task: stock_only\nunsafe_code: true\n")
+    (work / "stock" / "arc_easy.yaml").write_text("task: arc_easy\ntag: ai2_arc\n")
+    (work / "stock" / "stock_only.yaml").write_text("task: stock_only\ntag: ai2_arc\n")
     monkeypatch.setattr(manager, "__file__", str(work / "stock" / "manager.py"))
     harness.manager.cache_clear()

@@ -44,7 +44,7 @@ def by_hand(checkpoint: Path, tasks: Path, names: list[str], *, max_length: int 
     "options",
     [
         {"limit": 2, "num_fewshot": 1, "batch_size": 3},
-        {"apply_chat_template": True, "max_length": 48},
+        pytest.param({"apply_chat_template": True, "max_length": 48}, marks=pytest.mark.slow),
     ],
 )
 def test_the_answers_are_those_of_lm_eval_on_the_saved_checkpoint(options, tasks, monkeypatch):
@@ -137,6 +137,20 @@ def test_groups_and_tags_stand_for_their_tasks(tasks, few_stock_tasks):
     assert {row["task"] for row in measured.rows} == {"piqa", "boolq"}
 
 
+@pytest.mark.usefixtures("few_stock_tasks")
+def test_a_local_task_replaces_the_stock_task_and_no_tag(tasks):
+    index = harness.manager(tasks, True, ()).task_index
+    assert index["arc_easy"].yaml_path == tasks / "arc_easy.yaml"
+    assert index["stock_only"].yaml_path == tasks.parent / "stock" / "stock_only.yaml"
+    assert index["ai2_arc"].tags == {"arc_easy", "stock_only"}
+
+
+def test_a_task_file_that_came_later_is_seen(tasks):
+    evaluator("piqa").check(torch.empty(0))
+    (tasks / "later.yaml").write_text("include: piqa.yaml\ntask: later\n")
+    evaluator("later").check(torch.empty(0))
+
+
 # --- nothing else changes ---------------------------------------------------------------------------------------------
 
 
@@ -151,21 +165,28 @@ def drawn() -> tuple[float, float, float]:
 
 
 def test_the_model_its_tokenizer_and_the_generators_are_left_as_they_were(tasks):
+    """And a task that draws from the generators draws the same, whatever was drawn before."""
+    (tasks / "mine.py").write_text(
+        "import random\nimport numpy as np\nimport torch\n\n\ndef results(doc, answers):\n"
+        "    return {'acc': random.random(), 'acc_norm': np.random.rand(), 'acc_bytes': torch.rand(1).item()}\n"
+    )
+    (tasks / "draws.yaml").write_text("include: piqa.yaml\ntask: draws\nprocess_results: !function mine.results\n")
     loaded = tiny()
     loaded.tokenizer.pad_token = None  # lm-eval would give it one, and the checkpoint would have it too
     decoder = Decoder(loaded.model, loaded.tokenizer)
+    loaded.model.train()
     before = decoder.fingerprint(), tokenizer_hash(loaded.tokenizer)
     seed(5)
     expected = drawn()
     answers = []
     for start in (5, 6):
         seed(start)
-        answers.append(evaluator("piqa", num_fewshot=1).reference(decoder, torch.empty(0))["answers"])
-        assert (drawn() == expected) == (start == 5)
+        answers.append(evaluator("draws", num_fewshot=1).reference(decoder, torch.empty(0))["answers"])
+        assert [a == b for a, b in zip(drawn(), expected, strict=True)] == [start == 5] * 3
     assert torch.equal(*answers)
     assert (decoder.fingerprint(), tokenizer_hash(loaded.tokenizer)) == before
     assert loaded.tokenizer.pad_token is None
-    assert not loaded.model.training
+    assert loaded.model.training
     assert "DISABLE_MULTIPROC" not in os.environ
 
 
