@@ -115,6 +115,12 @@ def test_a_model_without_tokenizer_or_chat_template(monkeypatch):
         evaluator("piqa", apply_chat_template=True).reference(Decoder(loaded.model, loaded.tokenizer), NO_IDS)
 
 
+def test_an_answer_that_does_not_fit():
+    decoder = Decoder(tiny().model, tiny().tokenizer)
+    with pytest.raises(UserError, match=r"refuses a text of piqa.*max_length=5\. Raise it"):
+        evaluator("piqa", max_length=5).reference(decoder, NO_IDS)
+
+
 def test_an_answer_that_is_not_finite_is_named():
     """A choice of the second document has letters that no other request has: their embeddings are not finite."""
     loaded = tiny(tie_word_embeddings=False)

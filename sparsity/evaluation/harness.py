@@ -1,8 +1,9 @@
 """lm-eval, asked: its tasks loaded and its evaluator run on a model in memory, quietly, and with the numbers of its own command.
 
 What `lm_eval` the command does besides computing is left out: it looks for a git repository and starts pip and gcc to describe the
-machine. Its random generators are seeded as the command seeds them and put back as they were found. Its cache of answers
-(`use_cache`) is never used: it does not know which model it holds.
+machine. The global random generators start from the command's seeds for each model and are put back as they were found: the
+examples are the command's, and a task that samples what it writes draws the same for both models. The cache of answers, `use_cache`,
+is not used: it does not know whose answers it holds.
 """
 
 from __future__ import annotations
@@ -89,6 +90,12 @@ def evaluate(model: Model, loaded: Loaded, lm_options: Mapping[str, Any], **opti
         raise UserError(
             f"a metric of {', '.join(loaded['tasks'])} is larger than any float ({error}): expected a model that is not broken "
             f"altogether. Prune less, or leave out the tasks that measure a perplexity"
+        ) from error
+    except AssertionError as error:  # about the lengths of texts
+        raise UserError(
+            f"lm-eval refuses a text of {', '.join(loaded['tasks'])} ({error or 'it is empty, or does not fit'}): expected every "
+            f"answer to have tokens, fewer than evaluation.lm_eval.max_length={lm_options.get('max_length')}. Raise it, or leave "
+            f"the task out"
         ) from error
     finally:
         model.model.train(training)
