@@ -2,8 +2,8 @@
 
 What `lm_eval` the command does besides computing is left out: it looks for a git repository and starts pip and gcc to describe the
 machine. The global random generators start from the command's seeds for each model and are put back as they were found: the
-examples are the command's, and a task that samples what it writes draws the same for both models. The cache of answers, `use_cache`,
-is not used: it does not know whose answers it holds.
+examples are the command's, and a task that samples what it writes draws the same for both models. The cache of answers that lm-eval
+has, `use_cache`, is not used: it does not know whose answers it holds.
 """
 
 from __future__ import annotations
