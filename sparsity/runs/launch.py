@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -43,4 +44,8 @@ def place(hydra: DictConfig, name: str) -> Place:
     # as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
-    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, [str(word) for word in words])
+    words = [str(word) for word in words]
+    # a value of a grid is not as it was typed: "method=wanda" of "method=wanda,ria"
+    swept = [word for word in words if word not in sys.argv] if sweep else []
+    folder = Path(hydra.sweep.dir).absolute() if sweep else None
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept)
