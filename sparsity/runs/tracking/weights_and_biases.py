@@ -24,7 +24,7 @@ Mode = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True)
 class WeightsAndBiases:
-    mode: Mode | Literal["auto"]
+    mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None  # None: the study's name
     entity: str | None  # user or team; None: the account's default
     tags: Sequence[str]
@@ -37,7 +37,17 @@ class WeightsAndBiases:
         with _kept_in(about.folder):
             import wandb  # seconds: only who asks for it waits
 
-            theirs = wandb.setup().settings
+            ours = wandb.Settings(
+                silent=True,
+                console="off",
+                disable_git=True,
+                disable_code=True,
+                reinit="create_new",
+                init_timeout=self.init_timeout,
+                finish_timeout=self.finish_timeout,
+                finish_timeout_raises=True,
+            )
+            theirs = wandb.setup(ours).settings
             mode, why = self._mode(theirs)
             words: dict[str, Any] = {
                 "project": self.project or theirs.project or about.study,
@@ -51,16 +61,7 @@ class WeightsAndBiases:
                 "config": dict(about.config),
                 "dir": None if "WANDB_DIR" in os.environ else about.folder,
                 "resume": theirs.resume or "allow",
-                "settings": wandb.Settings(
-                    silent=True,
-                    console="off",
-                    disable_git=True,
-                    disable_code=True,
-                    reinit="create_new",
-                    init_timeout=self.init_timeout,
-                    finish_timeout=self.finish_timeout,
-                    finish_timeout_raises=True,
-                ),
+                "settings": ours,
             }
             try:
                 run = wandb.init(mode=mode, **words)
@@ -68,6 +69,8 @@ class WeightsAndBiases:
                 if mode != "online":
                     raise
                 why = f"no answer from {theirs.base_url} ({str(error).partition(chr(10))[0]})"
+                wandb.teardown()  # its service would say that this id is in use
+                wandb.setup(ours)
                 run = wandb.init(mode="offline", **words)
             run.define_metric("layer/*", summary="none")  # the summary is that of the run, not of its last layer
         if why is not None:
