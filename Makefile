@@ -8,6 +8,7 @@ PIP_ARGS ?=
 WORKERS  ?= 2
 ARGS     ?= experiment=first_run
 TRACKIO_DIR ?= outputs/trackio
+TRACKIO_PLOT_ORDER ?= perplexity/*,evaluation/*,sparsity/*,layers/*,layer/*
 
 bin    := .venv/bin
 # One thread in each worker: two workers of two threads each are slower than this on two cores.
@@ -51,7 +52,7 @@ bench: .venv/.stamp  ## what each corrector costs, in matrix products; needs an 
 	@$(bin)/python -m experiments.bench.correctors
 
 dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
-	@TRACKIO_DIR=$(TRACKIO_DIR) $(bin)/trackio show --host 127.0.0.1
+	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1
 
 test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 	$(pytest) -m cuda

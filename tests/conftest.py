@@ -11,6 +11,7 @@ import pytest
 from commands import MEASURED, Run, run, workplace
 from huggingface_hub import constants
 
+pytest_plugins = ("browser",)
 pytest.register_assert_rewrite("contract")  # its checks show what they compared, as a test does
 
 

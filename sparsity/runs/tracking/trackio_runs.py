@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
@@ -52,10 +52,16 @@ class Trackio:
                     name=about.name,
                     run_id=about.id,
                     group=about.group,
-                    config={**about.config, "job_type": about.job_type},
+                    config=_groupable(about),
                 ),
                 self.checkpoint,
             )
+
+
+def _groupable(about: About) -> dict[str, Any]:
+    """The dashboard groups runs by whatever is a word or a number at the top of the configuration: there stands what was chosen."""
+    choices = {f"choices.{group}": option for group, option in about.config.get("choices", {}).items()}
+    return {**about.config, **choices, "group": about.group, "job_type": about.job_type}
 
 
 @dataclass(frozen=True)
