@@ -61,7 +61,7 @@ class Trackio:
 def _groupable(about: About) -> dict[str, Any]:
     """The dashboard groups runs by whatever is a word or a number at the top of the configuration: there stands what was chosen."""
     choices = {f"choices.{group}": option for group, option in about.config.get("choices", {}).items()}
-    return {**about.config, **choices, "group": about.group, "job_type": about.job_type}
+    return {**about.config, **choices, "job_type": about.job_type}
 
 
 @dataclass(frozen=True)
