@@ -20,7 +20,7 @@ from tasks_asked import OPTIONS, asked, edited, evaluator
 
 from sparsity.evaluation import harness
 from sparsity.models import Decoder
-from sparsity.runs.evaluate import tokenizer_hash
+from sparsity.runs.evaluate import references, tokenizer_hash
 
 pytestmark = pytest.mark.usefixtures("work", "no_traces")
 
@@ -248,11 +248,33 @@ def test_the_dense_model_is_asked_once_and_again_after_a_change(tasks, evaluatio
     assert len(keys) == 1 + len(changes)
 
 
+class Counts:
+    """An evaluator of a text of its own that counts how often the dense model is asked."""
+
+    reads_text, remembers = False, True
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __repr__(self) -> str:
+        return "Counts()"
+
+    def files(self):
+        return ()
+
+    def reference(self, dense, ids_N):
+        self.asked += 1
+        return {"nothing": torch.zeros(1)}
+
+
 def test_another_tokenizer_is_another_reference():
-    one, other = tiny().tokenizer, tiny().tokenizer
-    assert tokenizer_hash(one) == tokenizer_hash(other)
-    other.chat_template = "{{ messages }}"
-    assert tokenizer_hash(one) != tokenizer_hash(other)
+    loaded, counts = tiny(), Counts()
+    for expected, template in enumerate([loaded.tokenizer.chat_template, "{{ messages }}"], start=1):
+        loaded.tokenizer.chat_template = template
+        for _ in range(2):
+            decoder = Decoder(loaded.model, loaded.tokenizer)
+            references({"counts": counts}, decoder, torch.empty(0), torch.device("cpu"))
+        assert counts.asked == expected
 
 
 def test_remembered_answers_to_other_documents_are_not_compared(tasks):

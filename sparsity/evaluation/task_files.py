@@ -77,8 +77,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], lis
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
     except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())  # YAML draws its complaints over several lines
         raise UserError(
-            f"{path} cannot be read ({error}): expected a task file of lm-eval. Mend it, or move it away"
+            f"{path} cannot be read ({reason}): expected a task file of lm-eval. Mend it, or move it away"
         ) from error
     if path in above:
         raise UserError(f"{path} includes itself: expected a chain of files that ends. Mend its include")
