@@ -47,10 +47,10 @@ def test_an_option_composes_and_all_its_references_resolve(group, option):
         assert {*written} <= {*OPTIONS[group]}
     for name, value in written.items():
         if name != "defaults" and not (isinstance(value, str) and "${" in value):
-            part = isinstance(value, dict)  # a few options of a nested choice
-            found = {key: config[group][name][key] for key in value} if part else config[group][name]
-            if part:
-                value = {key: found[key] if "${" in str(said) else said for key, said in value.items()}
+            found = config[group][name]
+            if isinstance(value, dict):  # a few options of a nested choice
+                value = {key: plain for key, plain in value.items() if "${" not in str(plain)}
+                found = {key: found[key] for key in value}
             assert found == value, f"{group}.{name} is not what {option}.yaml says"
 
 

@@ -34,6 +34,7 @@ IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "t
 ENGINE = "tests/test_engine.py"
 TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.py", "sparsity/groupings/topics.py"
 BOOTSTRAP, COMPARED = "tests/test_comparison_windows.py", "tests/test_comparison.py"
+WATCH, WATCHED = "sparsity/runs/tracking/watch.py", "tests/test_trackers.py"
 TAPS, RANKED, SCORED = "tests/test_taps.py", "tests/test_tfidf.py", "tests/test_neuronrank.py"
 
 MUTANTS = (
@@ -190,6 +191,27 @@ MUTANTS = (
         '(site.leaf, site.role, "default")',
         '(site.role, site.leaf, "default")',
         "tests/test_route.py",
+    ),
+    Mutant(
+        "a tracker's failure is the run's",
+        WATCH,
+        "except Exception as error:",
+        "except ZeroDivisionError as error:",
+        f"{WATCHED}::test_a_tracker_that_fails_is_left_out_and_changes_nothing",
+    ),
+    Mutant(
+        "a tracker is not told of a failure",
+        WATCH,
+        "if error is not None:",
+        "if False:",
+        f"{WATCHED}::test_a_run_that_fails_ends_as_failed",
+    ),
+    Mutant(
+        "a tracker is not told of the sweep",
+        "sparsity/runs/pipeline.py",
+        "place.sweep.name if place.sweep else None",
+        "None",
+        f"{WATCHED}::test_the_points_of_a_sweep_are_a_group",
     ),
     Mutant("the head ignored", "sparsity/engine.py", "    if plan.head:", "    if False:", "tests/test_head.py"),
     Mutant(
