@@ -21,6 +21,7 @@ ROOMS = {
     "models": 3, "datasets": 3,
     "stream": 4,
     "engine": 5, "refine": 5, "allocation": 5, "evaluation": 5,
+    "comparison": 5,
     "runs": 6, "__init__": 6,
 }  # fmt: skip
 
