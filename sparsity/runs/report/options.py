@@ -139,13 +139,14 @@ def usual(rows: Sequence[Options], names: Sequence[str]) -> Options:
 
 def label(options: Options, names: Sequence[str], usual: Options) -> str:
     """How a person tells a run from the others: "hybrid · optimal · sparsity 0.6"."""
+    said = {name: short for name, short in shortened(names).items() if options.get(name, usual.get(name)) != usual.get(name)}
+    return " · ".join(options[name] if name in GROUPS else f"{short} {options[name]}" for name, short in said.items())
+
+
+def shortened(names: Sequence[str]) -> dict[str, str]:
+    """The last part of each name, where no other name ends in it."""
     last = [heading(name).rpartition(".")[2] for name in names]
-    found = []
-    for name, short in zip(names, last, strict=True):
-        if name in options and options[name] != usual.get(name):
-            called = short if last.count(short) == 1 else heading(name)
-            found.append(options[name] if name in GROUPS else f"{called} {options[name]}")
-    return " · ".join(found)
+    return {name: short if last.count(short) == 1 else heading(name) for name, short in zip(names, last, strict=True)}
 
 
 def words(options: Options, names: Sequence[str], usual: Options | None = None) -> str:

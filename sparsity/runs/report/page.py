@@ -23,7 +23,7 @@ from markupsafe import Markup
 from ...comparison import Interval
 from . import pairs, protocol, seeds
 from .gather import Group
-from .options import choices, heading
+from .options import GROUPS, TYPED, choices, heading, is_seed, shortened
 from .read import Problem, Row, Run, at, number
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "compare.js", "run.js", "main.js")
@@ -86,8 +86,17 @@ def _group(group: Group) -> dict[str, Any]:
         "name": group.name,
         "conditions": group.conditions,
         "members": group.members,
-        "columns": [{"key": heading(name), "heading": heading(name)} for name in group.names],
-        "usual": [[heading(name), value] for name, value in group.usual.items()],
+        "columns": [
+            {
+                "key": heading(name),
+                "heading": short,
+                "plain": name in GROUPS,  # its value speaks for itself
+                "usual": group.usual.get(name),
+                "rare": _rare(group, name),
+                "seed": is_seed(name),
+            }
+            for name, short in shortened(group.names).items()
+        ],
         "same": list(same.items()),
         "measures": [asdict(measure) for measure in group.measures],
         "repeats": sum(composition.repeats for composition in group.compositions),
@@ -118,6 +127,14 @@ def _group(group: Group) -> dict[str, Any]:
             for one in seeds.differences(summaries)
         ],
     }
+
+
+def _rare(group: Group, name: str) -> bool:
+    """Whether an option is worth no column: three runs of four do not have it, or have its usual value."""
+    if name in GROUPS or name in TYPED or is_seed(name):
+        return False
+    quiet = sum(row.get(name) in (None, group.usual.get(name)) for row in group.options)
+    return 4 * quiet >= 3 * len(group.runs)
 
 
 def _interval(interval: Interval) -> list[float | int | None]:

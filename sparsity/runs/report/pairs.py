@@ -88,7 +88,7 @@ DIFFERENT = "different sparsities"
 
 def _family(group: Group, a: int, b: int) -> str:
     asked = {round(value, 4) for i in (a, b) if (value := group.numbers[i].get("sparsity.asked")) is not None}
-    return f"sparsity {asked.pop():.2%}" if len(asked) == 1 else DIFFERENT
+    return f"sparsity {100 * asked.pop():g} %" if len(asked) == 1 else DIFFERENT
 
 
 def _ranks(order: Sequence[int], pair: tuple[int, int]) -> tuple[int, int]:

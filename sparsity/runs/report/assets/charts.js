@@ -37,8 +37,9 @@ const axisNumber = (value) => value.toLocaleString("en", { maximumSignificantDig
 
 function scatter() {
   const here = group();
-  const points = here.members.map((i) => [i, data.runs[i].numbers]).filter(([, n]) => known(n["perplexity.pruned"]) && known(n["sparsity.found"]))
+  const every = here.members.map((i) => [i, data.runs[i].numbers]).filter(([, n]) => known(n["perplexity.pruned"]) && known(n["sparsity.found"]))
     .map(([i, n]) => ({ i, x: n["sparsity.found"], y: n["perplexity.pruned"] }));
+  const points = every.some((p) => p.x > 0) ? every.filter((p) => p.x > 0) : every;  // a dense run is the dotted line
   if (!points.length) return [h("p", { class: "soft" }, "No run here has both a perplexity and a sparsity.")];
   const dense = data.runs[points[0].i].numbers["perplexity.dense"];
   const [W, H, left, right, top, bottom] = [1120, 400, 64, 24, 16, 46];
@@ -47,19 +48,27 @@ function scatter() {
   const pad = Math.max(0.02, 0.06 * (x1 - x0));
   const [xLow, xHigh] = [Math.max(0, x0 - pad), Math.min(1, x1 + pad)];
   const ys = points.map((p) => p.y).concat(known(dense) ? [dense] : []);
-  const [yLow, yHigh] = [Math.min(...ys) / 1.08, Math.max(...ys) * 1.12];
+  const reach = Math.max(1.02, (Math.max(...ys) / Math.min(...ys)) ** 0.06);
+  const [yLow, yHigh] = [Math.min(...ys) / reach ** 1.4, Math.max(...ys) * reach];
   const X = (x) => left + ((x - xLow) / (xHigh - xLow)) * (W - left - right);
   const Y = (y) => H - bottom - (Math.log(y / yLow) / Math.log(yHigh / yLow)) * (H - top - bottom);
 
+  const columns = distinct(xs.map((x) => x.toFixed(2)));
   const methods = distinct(points.map((p) => data.runs[p.i].choices.method ?? "runs"));
+  const [method, corrector] = ["method", "corrector"].map((name) => (i) => data.runs[i].choices[name] ?? { method: "runs", corrector: "none" }[name]);
   const correctors = distinct(points.map((p) => data.runs[p.i].choices.corrector ?? "none"));
-  // No other run has at least its sparsity and a lower perplexity.
-  const front = points.filter((p) => !points.some((q) => q.x >= p.x && q.y <= p.y && (q.x > p.x || q.y < p.y)))
+  // No other run has at least its sparsity, to a tenth of a percent, and a lower perplexity.
+  const round = (x) => Math.round(1000 * x);
+  const front = points.filter((p) => !points.some((q) => round(q.x) >= round(p.x) && q.y <= p.y && (round(q.x) > round(p.x) || q.y < p.y || q.i > p.i)))
     .sort((a, b) => a.x - b.x || a.y - b.y);
+  // Where runs stand in few columns, the marks of a column stand side by side, a lane for each method.
+  const lane = columns.length < 2 ? 40 : Math.min(22, (0.8 * (W - left - right)) / columns.length / methods.length);
+  const aside = (p) => (columns.length > 6 ? 0 : (methods.indexOf(method(p.i)) - (methods.length - 1) / 2) * lane);
+  const short = (i) => [method(i), corrector(i)].filter((word) => word !== "none").join(" + ");
   const path = front.map((p, k) => (k ? `V${Y(p.y).toFixed(1)}H${X(p.x).toFixed(1)}` : `M${X(p.x).toFixed(1)},${Y(p.y).toFixed(1)}`)).join("");
 
   const chart = s("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": "Perplexity against sparsity" },
-    ticks(yLow, yHigh, 9, true).map((y) => [s("line", { class: "axis", x1: left, x2: W - right, y1: Y(y), y2: Y(y) }),
+    ticks(yLow, yHigh, 9, yHigh > 3 * yLow).map((y) => [s("line", { class: "axis", x1: left, x2: W - right, y1: Y(y), y2: Y(y) }),
       s("text", { x: left - 8, y: Y(y) + 4, "text-anchor": "end" }, axisNumber(y))]),
     ticks(xLow, xHigh, 8).map((x) => [s("line", { class: "axis", x1: X(x), x2: X(x), y1: top, y2: H - bottom }),
       s("text", { x: X(x), y: H - bottom + 18, "text-anchor": "middle" }, axisNumber(Number((100 * x).toFixed(6))) + " %")]),
@@ -68,11 +77,11 @@ function scatter() {
     known(dense) && [s("line", { class: "zero", x1: left, x2: W - right, y1: Y(dense), y2: Y(dense) }),
       s("text", { x: W - right - 4, y: Y(dense) - 5, "text-anchor": "end" }, `dense ${plain(dense, 2)}`)],
     front.length > 1 && s("path", { class: "front", d: path }),
-    points.map((p) => mark(correctors.indexOf(data.runs[p.i].choices.corrector ?? "none"), series(methods.indexOf(data.runs[p.i].choices.method ?? "runs")),
-      X(p.x), Y(p.y), 5.5, { "fill-opacity": 0.75, "aria-label": `${label(p.i)}: perplexity ${plain(p.y, 2)}`, ...reached(() => openRun(p.i)),
-        ...tipped(`${label(p.i)}\nperplexity ${plain(p.y, 2)}, sparsity ${plain(100 * p.x, 2)} %${front.includes(p) ? "\non the Pareto front" : ""}`) })));
+    points.map((p) => mark(correctors.indexOf(corrector(p.i)), series(methods.indexOf(method(p.i))), X(p.x) + aside(p), Y(p.y), 5.5, { "fill-opacity": 0.75, "aria-label": `${label(p.i)}: perplexity ${plain(p.y, 2)}`, ...reached(() => openRun(p.i)),
+        ...tipped(`${label(p.i)}\nperplexity ${plain(p.y, 2)}, sparsity ${plain(100 * p.x, 2)} %${front.includes(p) ? "\non the Pareto front" : ""}`) })),
+    front.slice(0, 12).map((p) => s("text", { class: "ink halo", x: X(p.x) + aside(p), y: Y(p.y) + 19, "text-anchor": "middle" }, short(p.i))));
   return [
-    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, the runs that no other beats in both perplexity and sparsity. Select a mark to open its run."),
+    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, the runs that no other beats in both perplexity and sparsity. Select a mark to open its run.", lane && columns.length <= 6 && methods.length > 1 && " Marks of one sparsity stand side by side, by method."),
     h("div", { class: "legend" }, methods.map((name, k) => h("span", {}, swatch(0, series(k)), name))),
     correctors.length > 1 && h("div", { class: "legend" }, "corrector:", correctors.map((name, k) => h("span", {}, swatch(k, "var(--soft)"), name))),
     chart,
@@ -83,30 +92,31 @@ function scatter() {
 // Method x corrector, a table for each sparsity and pattern; the other options that differ are part of the row.
 function matrix() {
   const here = group();
-  const columns = here.columns.map((column) => column.key).filter((key) => !/(^|\.)seed$/.test(key));
-  if (!here.seeds.length || !columns.includes("method") || !columns.includes("corrector")) return null;
+  const columns = here.columns.filter((column) => !column.seed).map((column) => column.key);
+  const pruned = here.seeds.filter((one) => one.sparsity !== 0);
+  if (!pruned.length || !columns.includes("method") || !columns.includes("corrector")) return null;
   const across = ["corrector"], apart = ["sparsity", "pattern", "pattern.n", "pattern.m", "pattern.sparsity"].filter((key) => columns.includes(key));
   const down = columns.filter((key) => ![...across, ...apart].includes(key));
-  const usual = Object.fromEntries(here.usual);
-  const said = (one, keys) => keys.filter((key) => one.options[key] !== undefined && one.options[key] !== usual[key])
-    .map((key) => (["method", "tfidf", "pattern", "dataset"].includes(key) ? one.options[key] : `${key} ${one.options[key]}`)).join(" · ");
-  return distinct(here.seeds.map((one) => said(one, apart))).sort().map((title) => {
-    const cells = here.seeds.filter((one) => said(one, apart) === title);
-    const heads = distinct(cells.map((one) => one.options.corrector));
+  const said = (one, keys) => here.columns.filter(({ key, usual }) => keys.includes(key) && ![undefined, usual].includes(one.options[key]))
+    .map(({ key, heading, plain: bare }) => (bare ? one.options[key] : `${heading} ${one.options[key]}`)).join(" · ");
+  return [h("p", { class: "soft" }, "Mean perplexity over seeds, ± their standard deviation. The darker, the lower; bold: the lowest, which is no verdict."),
+    ...distinct(pruned.map((one) => said(one, apart))).sort().map((title) => {
+    const cells = pruned.filter((one) => said(one, apart) === title);
+    const heads = distinct(cells.map((one) => one.options.corrector)).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));
     const rows = distinct(cells.map((one) => said(one, down)));
     const logs = cells.map((one) => Math.log(one.mean));
-    const [low, high] = [Math.min(...logs), Math.max(...logs)];
+    const low = Math.min(...logs), high = Math.min(Math.max(...logs), low + Math.log(4));  // what is four times worse is pale
     return [title && h("h3", {}, title), h("div", { class: "scroll matrix" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "method"), heads.map((name) => h("th", { scope: "col", class: "num" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row), heads.map((head) => {
         const one = cells.find((cell) => said(cell, down) === row && cell.options.corrector === head);
         if (!one) return h("td", { class: "soft" }, "–");
-        const share = high > low ? (high - Math.log(one.mean)) / (high - low) : 0;
-        return h("td", { style: { background: `color-mix(in srgb, var(--accent) ${Math.round(30 * share)}%, transparent)` } },
+        const share = high > low ? Math.max(0, high - Math.log(one.mean)) / (high - low) : 0;
+        return h("td", { style: { background: `color-mix(in srgb, var(--accent) ${Math.round(38 * share)}%, transparent)` } },
           h("span", { class: one.mean === Math.min(...cells.map((cell) => cell.mean)) && "best" }, plain(one.mean, 2)),
           h("small", {}, one.values.length > 1 ? `± ${plain(one.deviation, 2)}, ${one.values.length} seeds` : `seed ${one.values[0][0] || "–"}`));
       }))))))];
-  });
+    })];
 }
 
 // Where the seconds and the memory went.

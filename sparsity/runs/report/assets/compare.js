@@ -36,8 +36,9 @@ function refusal(a, b) {
 
 function twoRuns() {
   const members = group().members;
-  const first = state.pair[0] ?? members[0];
-  const second = state.pair[1] ?? members.find((i) => i !== first) ?? first;
+  const foremost = group().pairs.rows[0] || members;
+  const first = state.pair[0] ?? (state.pair[1] === foremost[0] ? foremost[1] : foremost[0]);
+  const second = state.pair[1] ?? [foremost[1], foremost[0], ...members].find((i) => i !== undefined && i !== first) ?? first;
   const choose = (place) => (i) => { state.pair = place ? [first, i] : [i, second]; redraw("two"); redraw("runs"); };
   const pick = h("div", { class: "row controls" }, chooser("a", everyRun(), first, choose(0)), chooser("b", everyRun(), second, choose(1)));
   const [a, b] = [data.runs[first], data.runs[second]];
@@ -112,14 +113,14 @@ function allPairs() {
   const chosen = rows.filter((row) => row[2] === what && (!family || row[11] === family)
     && words.split(/\s+/).every((word) => `${label(row[0])} ${label(row[1])}`.toLowerCase().includes(word)));
   const columns = [
-    { heading: "a", value: (row) => label(row[0]) },
-    { heading: "b", value: (row) => label(row[1]) },
+    { heading: "a", wide: true, value: (row) => label(row[0]) },
+    { heading: "b", wide: true, value: (row) => label(row[1]) },
     { heading: "b − a", num: true, value: (row) => row[3], cell: (row) => amount(what, row[3]) },
     { heading: "95 % interval", num: true, value: (row) => row[4], cell: (row) => between(what, row[4], row[5]) },
     { heading: "p", num: true, value: (row) => row[6], cell: (row) => chance(row[6]) },
     { heading: "p, Holm", num: true, value: (row) => row[8], cell: (row) => chance(row[8]) },
     { heading: "better", value: (row) => (row[9] ? label(row[row[9] === "a" ? 0 : 1]) : ""), cell: (row) =>
-      (row[9] ? h("strong", {}, row[9], ": ", label(row[row[9] === "a" ? 0 : 1])) : h("span", { class: "soft" }, "not certain")) },
+      (row[9] ? h("strong", {}, row[9]) : h("span", { class: "soft" }, "not certain")) },
     { heading: "view", value: (row) => row[0], cell: (row) => h("button", { type: "button", class: "bare", "aria-label": `Compare ${label(row[0])} and ${label(row[1])}`,
       onclick: () => { state.pair = [row[0], row[1]]; redraw("two"); redraw("runs"); document.getElementById("two").scrollIntoView(); } }, "view") },
   ];
@@ -180,7 +181,7 @@ function forest(rows) {
   const [low, high] = [Math.min(...values) / 1.03, Math.max(...values) * 1.03];
   const X = (x) => left + (Math.log(Math.max(x, low) / low) / Math.log(high / low)) * (W - left - right);
   return s("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "Perplexity over seeds" },
-    ticks(low, high, 9, true).map((x) => [s("line", { class: "axis", x1: X(x), x2: X(x), y1: top, y2: H - 36 }),
+    ticks(low, high, 9, high > 3 * low).map((x) => [s("line", { class: "axis", x1: X(x), x2: X(x), y1: top, y2: H - 36 }),
       s("text", { x: X(x), y: H - 20, "text-anchor": "middle" }, axisNumber(x))]),
     s("text", { x: (left + W - right) / 2, y: H - 4, "text-anchor": "middle" }, "perplexity, logarithmic; dots: single seeds, bar: mean, line: 95 % interval of the mean"),
     rows.map((row, k) => {

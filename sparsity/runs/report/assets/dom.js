@@ -36,7 +36,7 @@ function seconds(value, digits = 0) {
 }
 const chance = (p) => (p < 0.001 ? "< 0.001" : plain(p, 3));
 
-const series = (i) => `var(--s${i % 8})`;
+const series = (i) => `var(--s${i % 10})`;
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 function deviation(values) {
   const centre = mean(values);

@@ -50,9 +50,15 @@ function protocols() {
   ];
 }
 
+// The pruned run of the lowest perplexity.
+function foremost(i) {
+  const rank = (run) => (data.runs[run].numbers["sparsity.found"] > 0 ? data.runs[run].numbers["perplexity.pruned"] ?? Infinity : Infinity);
+  return data.groups[i].members.reduce((best, run) => (rank(run) < rank(best) ? run : best));
+}
+
 function choose(i) {
   state.group = i;
-  Object.assign(state, { filters: [], search: "", pair: [null, null], run: data.groups[i].members[0] });
+  Object.assign(state, { filters: [], search: "", pair: [null, null], run: foremost(i) });
   drawAll();
 }
 
@@ -75,6 +81,6 @@ const main = document.getElementById("main");
 places.protocol = h("section", { id: "protocol" });
 main.append(...warnings().filter(Boolean), places.protocol);
 PARTS.forEach(([id, title]) => main.append(places[id] = h("section", { id, "aria-label": title })));
-state.run = data.groups[0].members[0];
+state.run = foremost(0);
 theme();
 drawAll();

@@ -34,7 +34,7 @@ function sortable(id, caption, columns, rows, options = {}) {
       heads[i].setAttribute("aria-sort", column.heading !== by ? "none" : way > 0 ? "ascending" : "descending");
     });
     body.replaceChildren(...order().slice(0, shown).map((row) => h("tr", { class: options.on && options.on(row) && "on" },
-      columns.map((column, i) => h(i === (options.head ?? -1) ? "th" : "td", { class: column.num && "num", scope: i === options.head && "row" },
+      columns.map((column, i) => h(i === (options.head ?? -1) ? "th" : "td", { class: column.num ? "num" : column.wide && "wide", scope: i === options.head && "row" },
         column.cell ? column.cell(row) : column.value(row) ?? "–")))));
     more.hidden = note.hidden = rows.length <= shown;
     note.textContent = `${Math.min(shown, rows.length)} of ${rows.length} rows are drawn. `;
@@ -55,6 +55,10 @@ function runsSection() {
     "aria-label": "Filter the runs by words", oninput: () => { state.search = search.value; draw(); } });
   const visible = (measure) => state.columns[measure.key] ?? !measure.fold;
 
+  const rare = here.columns.filter((column) => column.rare);
+  const further = (i) => rare.filter(({ key, usual }) => ![undefined, usual].includes(data.runs[i].options[key]));
+  const only = (key, value, text = value) => h("button", { type: "button", class: "bare", title: `Only ${key} = ${value}`, onclick: () => filter(key, value) }, text);
+
   function fits(i) {
     const run = data.runs[i];
     const haystack = [run.label, run.where, run.command, ...Object.values(run.options)].join(" ").toLowerCase();
@@ -72,10 +76,11 @@ function runsSection() {
     const columns = [
       { heading: "two", title: "Choose two runs to compare", value: (i) => (state.pair.includes(i) ? 0 : 1), cell: (i) => h("input", {
         type: "checkbox", "aria-label": `Compare ${label(i)}`, checked: state.pair.includes(i), onchange: (event) => pick(i, event.target.checked) }) },
-      ...here.columns.map(({ key, heading }) => ({ heading, value: (i) => data.runs[i].options[key], cell: (i) => {
-        const value = data.runs[i].options[key] ?? "–";
-        return h("button", { type: "button", class: "bare", title: `Only ${heading} = ${value}`, onclick: () => filter(key, value) }, value);
-      } })),
+      ...here.columns.filter((column) => !column.rare).map(({ key, heading }) => ({ heading, title: key,
+        value: (i) => data.runs[i].options[key], cell: (i) => only(key, data.runs[i].options[key] ?? "–") })),
+      ...(rare.length ? [{ heading: "further", title: rare.map(({ key }) => key).join(", "),
+        value: (i) => further(i).map(({ key }) => `${key} ${data.runs[i].options[key]}`).join(", "),
+        cell: (i) => further(i).map(({ key, heading }, k) => [k ? ", " : "", only(key, data.runs[i].options[key], `${heading} ${data.runs[i].options[key]}`)]) }] : []),
       ...here.measures.filter(visible).map((measure) => ({ heading: measure.heading, num: true, title: measure.key,
         value: (i) => data.runs[i].numbers[measure.key], cell: (i) => {
           const value = data.runs[i].numbers[measure.key];
@@ -103,10 +108,10 @@ function runsSection() {
     h("summary", {}, "Columns"),
     h("div", { class: "checks" }, here.measures.map((measure) => h("label", {}, h("input", { type: "checkbox", checked: visible(measure),
       onchange: (event) => { state.columns[measure.key] = event.target.checked; draw(); } }), ` ${measure.heading}`))));
-  const usual = here.usual.map(([name, value]) => `${name} ${value}`).join(", ");
+  const usual = here.columns.filter((column) => column.usual !== null).map((column) => `${column.key} ${column.usual}`).join(", ");
   return [
     h("p", { class: "soft" }, "The columns on the left are what differs between the configurations. Click a value to keep only its runs, a heading to sort."),
-    usual && h("p", { class: "soft small" }, `Elsewhere on this page a run is named by these values; the usual ones are left out of its name: ${usual}.`),
+    usual && h("p", { class: "soft small" }, `Where nothing else is said of a run that has them: ${usual}.`),
     h("div", { class: "row controls" }, search, count, chips),
     holder,
     folded,
