@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast, final
 
 from torch import Tensor
@@ -235,8 +236,33 @@ class Corrector(Protocol):
 class Model(Protocol):
     """What an evaluator may do with a model."""
 
+    @property
+    def model(self) -> Any:
+        """The transformers model itself, for what takes it whole; to be left as it was found."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """None where the model was given none."""
+        ...
+
     def logits(self, ids_BT: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of ids on any device."""
+        ...
+
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """The hidden states (B, T, I) behind the last block."""
+        ...
+
+    def outside(self) -> Mapping[str, Tensor]:
+        """The parameters outside the blocks, by name, but for token embeddings that the head does not share."""
+        ...
+
+    def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The logits (B, T, V) that these hidden states behind the last block become, position by position.
+
+        `outside`: another model's parameters outside the blocks, in the place of this one's.
+        """
         ...
 
     def culprit(self, ids_BT: Tensor) -> str:
@@ -256,12 +282,26 @@ class Measured:
 class Evaluator(Protocol):
     """Sees the dense model before pruning and the pruned one after."""
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether it measures on the dataset's evaluation text. Otherwise its `ids_N` may be empty."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether `reference` may come from an earlier run, filed under model, `repr`, `files` and, if it reads it, text."""
+        ...
+
+    def files(self) -> Sequence[Path]:
+        """The files of this machine that it reads besides the evaluation text."""
+        ...
+
     def check(self, ids_N: Tensor) -> None:
-        """Raise `UserError` if the evaluation text cannot serve."""
+        """Raise `UserError` for every mistake that shows before a forward pass, such as too short a text."""
         ...
 
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        """What must be remembered of the dense model. Cached by model, text and `repr` of the evaluator."""
+        """What must be remembered of the dense model, on the CPU."""
         ...
 
     def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured: ...

@@ -13,6 +13,7 @@ from transformers import LlamaConfig
 
 from sparsity.correctors import Greedy, Hessian, NoCorrection, Optimal
 from sparsity.engine import plan, prune
+from sparsity.evaluation import Cost, Divergence
 from sparsity.methods import RIA, Magnitude, NeuronRank, NeuronRankOld, SparseGPT, TfIdf, Wanda
 from sparsity.models import Decoder
 from sparsity.patterns import NofM, Unstructured
@@ -143,3 +144,29 @@ def test_a_gram_in_tf32_is_told_from_one_in_full_precision(monkeypatch):
     monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
     has_tf32 = torch.cuda.get_device_capability()[0] >= 8
     assert (gram_error() > 1e-5) == has_tf32
+
+
+def test_the_divergence_of_a_device_is_that_of_the_cpu():
+    ids_N = zoo.ids().flatten()
+    found = []
+    for device in (torch.device("cpu"), CUDA):
+        dense, pruned = llama(), llama()
+        exhaust(walk(pruned, Magnitude("layer"), torch.device("cpu")))
+        evaluator = Divergence(16, None, 2)
+        with dense.on(device), pruned.on(device):
+            found.append(evaluator.compare(pruned, ids_N, evaluator.reference(dense, ids_N)).summary)
+    assert found[1]["kl"] == pytest.approx(found[0]["kl"], rel=1e-3)
+    assert found[1]["agreement"] == pytest.approx(found[0]["agreement"], abs=0.05)
+
+
+def test_the_sparse_kernels_compute_what_the_layers_do():
+    decoder = Decoder(
+        zoo.build(LlamaConfig(**zoo.LLAMA | {"hidden_size": 256, "intermediate_size": 512}), torch.bfloat16)
+    )
+    exhaust(walk(decoder, Magnitude("row"), CUDA, NofM(2, 4)))
+    evaluator, none = Cost(64, 2, 3, True), torch.empty(0)
+    with decoder.on(CUDA):
+        measured = evaluator.compare(decoder, none, evaluator.reference(decoder, none)).summary["semi_structured"]
+    assert 0 < measured["layers"] <= len(decoder.sites)
+    assert measured["difference"] < 0.1
+    assert min(measured["seconds_dense"], measured["seconds_sparse"]) > 0

@@ -62,6 +62,9 @@ def test_walking_the_blocks_is_the_model(name, dtype):
     for ids_BT, hidden_BTI in zip(batches, s.hidden, strict=True):
         logits_BTV = decoder.model(input_ids=ids_BT).logits
         assert torch.equal(decoder.head(ids_BT, hidden_BTI), logits_BTV)
+        assert torch.equal(decoder.hidden(ids_BT), hidden_BTI)
+        some_BTV = decoder.head(ids_BT[:, 3:5], hidden_BTI[:, 3:5])  # position by position
+        torch.testing.assert_close(some_BTV, logits_BTV[:, 3:5])
         assert torch.equal(decoder.logits(ids_BT), logits_BTV)
 
 

@@ -1,7 +1,6 @@
 """Perplexity = exp(mean NLL) over non-overlapping windows of the evaluation text, in nats per predicted token.
 
-Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at
-the end is dropped. Perplexities compare only at one window length. Every window's NLL is kept, so models can be compared in pairs.
+Perplexities compare only at one window length. Every window's NLL is kept, so models can be compared in pairs.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core import Measured, Model, UserError
-from ..datasets.tokens import windows
+from ..core import Measured, Model
+from .windows import Windowed
 
 
 def nll(model: Model, ids_BT: Tensor) -> Tensor:
@@ -34,20 +33,7 @@ def perplexity(nll_W: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Perplexity:
-    seqlen: int  # tokens in a window
-    windows: int | None  # the first so many windows; None: all
-    batch_size: int  # windows in one forward pass
-
-    def __post_init__(self) -> None:
-        if self.seqlen < 2 or self.batch_size < 1 or (self.windows is not None and self.windows < 1):
-            raise UserError(
-                f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all"
-            )
-
-    def check(self, ids_N: Tensor) -> None:
-        windows(ids_N, self.seqlen, self.windows)
-
+class Perplexity(Windowed):
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
         return {"nll": self._nll(dense, ids_N, "dense")}
 
@@ -67,12 +53,6 @@ class Perplexity:
         return Measured(summary, "windows", rows)
 
     def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
-        ids_WT = windows(ids_N, self.seqlen, self.windows)
-        nll_W = torch.cat([nll(model, ids_BT) for ids_BT in ids_WT.split(self.batch_size)])
-        if not nll_W.isfinite().all():
-            first = int((~nll_W.isfinite()).nonzero()[0])
-            raise UserError(
-                f"the {which} model's NLL on evaluation window {first} is {nll_W[first].item()}: expected a finite number. The "
-                f"first NaN or infinity comes out of {model.culprit(ids_WT[first][None])}. Try dtype=float32, or check its weights"
-            )
+        nll_W = torch.cat([nll(model, ids_BT) for ids_BT in self.batches(ids_N)])
+        self.check_finite(nll_W, f"the {which} model's NLL", model, ids_N)
         return nll_W

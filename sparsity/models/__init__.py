@@ -4,7 +4,7 @@ from .decoder import Block, Call, Decoder, Linear
 from .hub import Hub
 from .local import Local
 from .smollm2 import SmolLM2
-from .source import Loaded, ModelSource
+from .source import Itself, Loaded, ModelSource
 from .tiny import Tiny
 
-__all__ = ["Block", "Call", "Decoder", "Hub", "Linear", "Loaded", "Local", "ModelSource", "SmolLM2", "Tiny"]
+__all__ = ["Block", "Call", "Decoder", "Hub", "Itself", "Linear", "Loaded", "Local", "ModelSource", "SmolLM2", "Tiny"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,6 +28,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
+from sparsity.models.packed import FILE as PACKED
+from sparsity.models.packed import load_packed
 
 log = logging.getLogger(__name__)
 
@@ -102,16 +105,21 @@ def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
 
 
 def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any) -> PreTrainedModel:
+    options |= {
+        "config": config,
+        "dtype": "auto" if dtype is None else dtype,
+        "use_safetensors": True,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # so that they are named below, with the missing ones
+    }
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            place,
-            config=config,
-            dtype="auto" if dtype is None else dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are named below, with the missing ones
-            **options,
-        )
+        if (packed := Path(place) / PACKED).is_file():
+            cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # the automatic class needs a place to look at
+            model, found = cls.from_pretrained(None, state_dict=load_packed(packed), **options)
+            with suppress(OSError):  # not every checkpoint has one
+                model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+        else:
+            model, found = AutoModelForCausalLM.from_pretrained(place, **options)
     except OSError as err:
         raise UserError(f"{place}: got {first_line(err)}; expected model.safetensors; {CONVERT}") from err
     except SafetensorError as err:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ..core import Layer, Role, Side, Site, UserError
@@ -113,8 +114,9 @@ class _Stop(Exception):
 class Decoder:
     """The model, its blocks, and the view of every weight as (O, I). Owns no text and has never heard of pruning."""
 
-    def __init__(self, model: PreTrainedModel):
-        self.model = model.eval()
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None):
+        """`tokenizer` is for evaluators that read text of their own."""
+        self.model, self.tokenizer = model.eval(), tokenizer
         name, modules = find_blocks(model)
         width = model.config.get_text_config(decoder=True).hidden_size
         self.blocks = tuple(_block(i, f"{name}.{i}", module, width) for i, module in enumerate(modules))
@@ -178,6 +180,24 @@ class Decoder:
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
         return logits
 
+    @torch.no_grad()
+    def hidden(self, ids_BT: Tensor) -> Tensor:
+        """The hidden states (B, T, I) behind the last block: what `head` takes."""
+        found: list[Tensor] = []
+
+        def look(module: nn.Module, args: Any, output: Any) -> None:
+            found.append(output[0] if isinstance(output, tuple) else output)
+            raise _Stop
+
+        handle = self.blocks[-1].module.register_forward_hook(look)
+        try:
+            self.model(input_ids=ids_BT.to(self.device), use_cache=False)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return found[0]
+
     def culprit(self, ids_BT: Tensor) -> str:
         """The first module whose output on these ids holds a NaN or an infinity, for a message."""
         found: list[str] = []
@@ -222,15 +242,26 @@ class Decoder:
             )
         return hidden[0], calls
 
+    def outside(self) -> dict[str, Tensor]:
+        """The parameters outside the blocks, by name, but for token embeddings that the head does not share."""
+        inside = {id(p) for block in self.blocks for p in block.module.parameters()}
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        if head is None or head.weight is not embedding.weight:
+            inside.add(id(embedding.weight))
+        return {name: p.detach() for name, p in self.model.named_parameters() if id(p) not in inside}
+
     @torch.no_grad()
-    def head(self, ids_BT: Tensor, hidden_BTI: Tensor) -> Tensor:
-        """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all."""
-        wrap, last = self._wrap, len(self.blocks) - 1
+    def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all.
+
+        `outside`: parameters outside the blocks to use instead of the model's own.
+        """
+        wrap, last, hidden_BTI = self._wrap, len(self.blocks) - 1, hidden_BTI.to(self.device)
 
         def forward(block: Block, passed_BTI: Tensor, call: Call) -> Any:
             return wrap(hidden_BTI if block.index == last else passed_BTI)
 
-        logits: Tensor = self._run(ids_BT, forward).logits
+        logits: Tensor = self._run(ids_BT, forward, outside or {}).logits
         return logits
 
     @cached_property
@@ -247,7 +278,12 @@ class Decoder:
         output = seen[0]
         return (lambda hidden: (hidden, *output[1:])) if isinstance(output, tuple) else (lambda hidden: hidden)
 
-    def _run(self, ids_BT: Tensor, forward: Callable[[Block, Tensor, Call], Any]) -> Any:
+    def _run(
+        self,
+        ids_BT: Tensor,
+        forward: Callable[[Block, Tensor, Call], Any],
+        outside: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Any:
         """The model's own forward with `forward` in the place of every block's. None if it was left early."""
 
         def stand_in(block: Block) -> Callable[..., Any]:
@@ -259,8 +295,10 @@ class Decoder:
 
         for block in self.blocks:
             block.module.forward = stand_in(block)
+        parameters = {name: value.to(self.device) for name, value in outside.items()}
+        asked = {"input_ids": ids_BT.to(self.device), "use_cache": False}
         try:
-            return self.model(input_ids=ids_BT.to(self.device), use_cache=False)
+            return torch.func.functional_call(self.model, parameters, (), asked)
         except _Stop:
             return None
         finally:

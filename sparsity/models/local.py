@@ -1,4 +1,4 @@
-"""A checkpoint folder on this machine, as `save_pretrained` writes it."""
+"""A checkpoint folder on this machine, as `save_pretrained` writes it, or packed as `packed=true` does."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 
 from sparsity.core import UserError
 from sparsity.models.checkpoint import CONVERT, configuration, first_line, named, read
+from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
 
 INDEX = "model.safetensors.index.json"
@@ -31,7 +32,7 @@ class Local:
             adapter = self._has("adapter_config.json")
             todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"
             raise UserError(f"{self.folder}: got no config.json; expected what `save_pretrained` writes; {todo}")
-        if not self._has("model.safetensors") and not self._has(INDEX):
+        if not any(map(self._has, ("model.safetensors", INDEX, PACKED))):
             pickled = named(path.name for path in self.folder.glob("*.bin"))
             raise UserError(f"{self.folder}: got {pickled or 'no weights'}; expected model.safetensors; {CONVERT}")
         if absent := self._absent_shards():
@@ -53,7 +54,7 @@ class Local:
 
     def _absent_shards(self) -> set[str]:
         """Those that the index names and the folder lacks; none where one file holds everything."""
-        if self._has("model.safetensors"):
+        if self._has("model.safetensors") or self._has(PACKED):
             return set()
         index = json.loads((self.folder / INDEX).read_text("utf-8"))
         return {name for name in set(index["weight_map"].values()) if not self._has(name)}

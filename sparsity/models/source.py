@@ -35,3 +35,8 @@ class ModelSource(Protocol):
     def load(self, dtype: torch.dtype | None) -> Loaded:
         """The model and its tokenizer. `dtype` None keeps the checkpoint's own."""
         ...
+
+
+@dataclass(frozen=True)
+class Itself:
+    """In the place of a reference: the model is compared with what it was before pruning."""

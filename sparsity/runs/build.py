@@ -16,19 +16,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
-from ..models import ModelSource
+from ..models import Itself, ModelSource
 from .errors import alternatives
 from .settings import Settings, check_arguments
 from .tracking import Tracker
 
 OURS = "sparsity"
-COMPONENTS = ("model", "dataset", "method", "pattern", "corrector", "evaluation", "tracker")
+COMPONENTS = ("model", "reference", "dataset", "method", "pattern", "corrector", "evaluation", "tracker")
 SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
 
 
 @dataclass(frozen=True)
 class Parts:
     model: ModelSource
+    reference: ModelSource | Itself
     dataset: TextSource
     method: Method
     pattern: Pattern
@@ -57,7 +58,10 @@ def components(config: DictConfig) -> dict[str, Any]:
     for key in container:  # `+key=...`, or a line of an experiment: Hydra takes both as they are
         if key not in known:
             raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")
-    return {name: container.get(name) or {} for name in COMPONENTS}
+    parts = {name: container.get(name) or {} for name in COMPONENTS}
+    # an experiment may set options of an evaluator that was not chosen
+    parts["evaluation"] = {name: node for name, node in parts["evaluation"].items() if "_target_" in node}
+    return parts
 
 
 def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:

@@ -1,17 +1,28 @@
-"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, and the recipe."""
+"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, the recipe, and
+`sparsity.json`, which says layer by layer how many zeros there are, counted again in the file. If asked, the packed form too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
+from torch import Tensor
 
-from ..models import Loaded
+from ..core import Site
+from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
+from ..models.packed import FILE, save_packed
 from .store import RunStore
 
-FOLDER = "model"
+FOLDER, PACKED = "model", "packed"
+MANIFEST = "sparsity.json"
 
 
 def size(loaded: Loaded) -> int:
@@ -19,12 +30,66 @@ def size(loaded: Loaded) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
 
 
-def save(store: RunStore, loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Model, generation config, tokenizer with its chat template, and a model card. All of it appears at once, or nothing."""
+def save(
+    store: RunStore,
+    loaded: Loaded,
+    decoder: Decoder,
+    sites: Sequence[Site],
+    result: Mapping[str, Any],
+    config: Mapping[str, Any],
+    packed: bool,
+) -> None:
+    """Model, generation config, tokenizer with its chat template, model card, manifest. All of it appears at once, or nothing."""
     with store.writing(FOLDER) as path, quiet():
         loaded.model.save_pretrained(path)
         loaded.tokenizer.save_pretrained(path)
         (path / "README.md").write_text(model_card(loaded, result, config), encoding="utf-8")
+        found = manifest(decoder, sites, result, config, path)
+        (path / MANIFEST).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if packed:
+        with store.writing(PACKED) as path:
+            shutil.copytree(store.folder / FOLDER, path, ignore=shutil.ignore_patterns("*.safetensors*"))
+            save_packed(_stored(store.folder / FOLDER), path / FILE)
+
+
+def manifest(
+    decoder: Decoder, sites: Sequence[Site], result: Mapping[str, Any], config: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
+    in_file = {name: int((tensor == 0).sum()) for name, tensor in _stored(folder)}
+    layers = {}
+    for site in sites:
+        weight_OI = decoder.layer(site).weight_OI
+        # the file may name a weight otherwise than the model does; such a layer says that it was not counted there
+        zeros, counted = int((weight_OI == 0).sum()), in_file.get(f"{site.name}.weight")
+        if counted not in (zeros, None):
+            raise RuntimeError(
+                f"{site.name} has {zeros} zeros in the model and {counted} in {folder}: it was not saved as it is"
+            )
+        layers[site.name] = {
+            "rows": weight_OI.shape[0],
+            "columns": weight_OI.shape[1],
+            "zeros": zeros,
+            "sparsity": zeros / weight_OI.numel(),
+            "counted_in_file": counted is not None,
+        }
+    return {
+        "schema": 1,
+        "base_model": result["model"],
+        "run_key": result["run_key"],
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+        **result["composition"],
+        "mask_sha256": result["mask_sha256"],
+        "sparsity": result["sparsity"],
+        "layers": layers,
+    }
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a saved checkpoint, one at a time."""
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
 
 
 def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, Any]) -> str:

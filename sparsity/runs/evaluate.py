@@ -10,12 +10,26 @@ import torch
 import transformers
 from torch import Tensor
 
-from ..core import Evaluator, Measured
-from ..models import Decoder
+from ..core import Evaluator, Measured, UserError
+from ..models import Decoder, Itself, Loaded, ModelSource
 from .cache import remembered
+from .key import stamps
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
+
+
+def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | None) -> Loaded | None:
+    """The other model to compare with, if one is named. Raises `UserError` unless it reads the same tokens."""
+    if isinstance(source, Itself):
+        return None
+    other = source.load(dtype)
+    if other.tokenizer.get_vocab() != loaded.tokenizer.get_vocab():
+        raise UserError(
+            f"reference={other.name} has another vocabulary than {loaded.name}: expected the model that it was made from, or "
+            f"one with the same tokenizer, since windows and answers are compared token by token. Name another reference"
+        )
+    return other
 
 
 def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device) -> References:
@@ -24,21 +38,24 @@ def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: 
         return {}
     known = {
         "model": decoder.fingerprint(),
-        "text": hashlib.sha256(ids_N.numpy().tobytes()).hexdigest(),
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
 
     def answer(evaluator: Evaluator) -> Mapping[str, Tensor]:
         with decoder.on(device):
             return evaluator.reference(decoder, ids_N)
 
-    return {
-        name: remembered("dense", known | {"evaluator": repr(evaluator)}, partial(answer, evaluator))
-        for name, evaluator in evaluators.items()
-    }
+    found: dict[str, Mapping[str, Tensor]] = {}
+    for name, evaluator in evaluators.items():
+        its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
+        content = known | its | ({"text": text} if evaluator.reads_text else {})
+        ask = partial(answer, evaluator)
+        found[name] = remembered("dense", content, ask) if evaluator.remembers else ask()
+    return found
 
 
 def compare(

@@ -33,7 +33,7 @@ def run_key(
     matters = {
         "settings": computed,
         "options": {group: chosen for group, chosen in options.items() if group != "tracker"},
-        "files": [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files],
+        "files": stamps(files),
         "device": device.type,
         "code": code_version(classes),
         "python": platform.python_version(),  # whose manual dataset=pydocs is
@@ -41,6 +41,11 @@ def run_key(
         "transformers": transformers.__version__,
     }
     return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
+    """What tells that a file is the one that was read: path, size, time of its last change."""
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def code_version(classes: Iterable[type]) -> str:

@@ -23,14 +23,15 @@ from torch import Tensor
 
 from ..core import Site, UserError
 from ..datasets import sample, tokenise
+from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import LayerReport, Plan, plan, prune, select
 from ..methods import Route
-from ..models import Decoder, Loaded
+from ..models import Decoder, Itself, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
 from .build import SHARED, Parts, build, check_targets, components, targets
 from .environment import environment, peak_memory
-from .evaluate import compare, references
+from .evaluate import compare, references, referred
 from .key import run_key
 from .preview import preview
 from .settings import Settings, read, resolve_device
@@ -113,9 +114,16 @@ def prepare(config: DictConfig, place: Place) -> Job:
         asked = [word for word in place.overrides if word.lstrip("+~").startswith(group)]
         if asked and not any(group in node for _, node in targets("", options)):
             console.say(f"method={place.choices['method']} does not read {group}: {' '.join(asked)} changes nothing")
+    if settings.packed and not settings.save:
+        raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
     parts.model.check()
     parts.dataset.check()
-    key = run_key(settings, options, [*parts.model.files(), *parts.dataset.files()], device, classes)
+    files = [*parts.model.files(), *parts.dataset.files()]
+    if not isinstance(parts.reference, Itself):
+        parts.reference.check()
+        files += parts.reference.files()
+    files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
+    key = run_key(settings, options, files, device, classes)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
     return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
@@ -130,11 +138,13 @@ def _run(job: Job) -> dict[str, Any]:
         if settings.save:
             store.check_space(checkpoint.size(loaded))
         ids_BT = _calibration_ids(job, loaded) if the_plan.last >= 0 else None
-        ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if parts.evaluation else torch.empty(0)
+        asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
+        ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
             evaluator.check(ids_N)
     for name, shape in decoder.unpruned.items():
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
+    leakage = _leakage(ids_BT, ids_N) if asked and ids_BT is not None else None
 
     where = environment(job.device)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
@@ -142,7 +152,11 @@ def _run(job: Job) -> dict[str, Any]:
     parts.tracker.start(job.config)
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
-        dense = references(parts.evaluation, decoder, ids_N, job.device)
+        other = referred(parts.reference, loaded, settings.torch_dtype)
+        against = Decoder(other.model, other.tokenizer) if other else decoder
+        dense = references(parts.evaluation, against, ids_N, job.device)
+        reference = {"name": other.name, **other.origin} if other else None
+        del other, against  # the memory of another model is needed
     sites = the_plan.sites
     rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
@@ -160,8 +174,10 @@ def _run(job: Job) -> dict[str, Any]:
         "choices": dict(job.place.choices),
         "composition": {part: repr(getattr(parts, part)) for part in ("method", "pattern", "corrector")},
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
+        "reference": reference,
         "dataset": parts.dataset.describe(),
         "calibration": settings.calibration.model_dump() | {"tokens": 0 if ids_BT is None else ids_BT.numel()},
+        "leakage": leakage,
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
         "sparsity": _recount(decoder, sites, rows),
@@ -172,7 +188,7 @@ def _run(job: Job) -> dict[str, Any]:
         "mask_sha256": keep_sha256,
     }
     if settings.save:
-        checkpoint.save(store, loaded, result, job.config)
+        checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
     store.json(RESULT, result)
     parts.tracker.finish(result)
     return result
@@ -206,7 +222,7 @@ def _prune(
 
 def _load(job: Job) -> tuple[Loaded, Decoder]:
     loaded = job.parts.model.load(job.settings.torch_dtype)
-    return loaded, Decoder(loaded.model)
+    return loaded, Decoder(loaded.model, loaded.tokenizer)
 
 
 def _plan(job: Job, decoder: Decoder) -> Plan:
@@ -232,6 +248,17 @@ def _calibration_ids(job: Job, loaded: Loaded) -> Tensor:
     ids_N = tokenise(job.parts.dataset.calibration_text(), loaded.tokenizer)
     generator = torch.Generator().manual_seed(calibration.seed)
     return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
+
+
+def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
+    """How much of the calibration text is evaluated on: tokens in spans that the evaluation text holds too."""
+    shared = shared_tokens(ids_BT, ids_N)
+    if shared:
+        console.say(
+            f"leakage: {shared:,} of {ids_BT.numel():,} calibration tokens stand in spans of {SPAN} tokens that the evaluation "
+            f"text holds too, so the perplexity flatters what was calibrated"
+        )
+    return {"span": SPAN, "tokens": ids_BT.numel(), "shared": shared, "share": shared / ids_BT.numel()}
 
 
 def _method(job: Job, site: Site) -> str:

@@ -55,6 +55,7 @@ class Settings(Options):
     calibration: Calibration
     allow: list[str]
     save: bool
+    packed: bool
     plan: bool
     rerun: bool
 

@@ -94,10 +94,10 @@ class RunStore:
         """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
         (self.folder / RESULT).unlink(missing_ok=True)
         if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
-            for folder in (self.folder / "model", *self.folder.glob(".model.*")):
+            for folder in (self.folder / "model", self.folder / "packed", *self.folder.glob(".*.????????")):
                 shutil.rmtree(folder, ignore_errors=True)
-            for name in ("layers.csv", "windows.csv"):
-                (self.folder / name).unlink(missing_ok=True)
+            for table in self.folder.glob("*.csv"):
+                table.unlink()
 
     def drop_if_empty(self) -> None:
         """Hydra makes the folder before it is known whether there is anything to put in it."""

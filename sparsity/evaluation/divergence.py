@@ -1,0 +1,72 @@
+"""How far the pruned model's predictions are from the dense model's, per predicted token of the evaluation text:
+
+    kl         mean over n of  sum_v p_n(v) (log p_n(v) - log q_n(v)),   p dense, q pruned; nats, >= 0, 0 for equal models
+    agreement  share of the n at which p and q have the same most likely token, in [0, 1]
+
+Far more sensitive than perplexity, which sees one token of each distribution and in which gains and losses cancel. Of the dense
+model are kept its hidden states behind the last block and its parameters outside the blocks, which turn them into logits;
+the logits of both models exist for a few positions at a time, never for a whole text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Measured, Model, UserError
+from .windows import Windowed
+
+POSITIONS = 64  # of every window in a batch, at once: 2 x 12 MiB of float32 logits at a vocabulary of 50,000
+TAIL = "outside."  # marks the parameters among what is remembered
+
+
+@dataclass(frozen=True)
+class Divergence(Windowed):
+    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+        hidden_WTI = torch.cat([dense.hidden(ids_BT).cpu() for ids_BT in self.batches(ids_N)])
+        self.check_finite(hidden_WTI.double().mean((1, 2)), "the dense model's mean hidden state", dense, ids_N)
+        outside = {f"{TAIL}{name}": value.detach().cpu() for name, value in dense.outside().items()}
+        return {"hidden": hidden_WTI, **outside}
+
+    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+        outside = {name.removeprefix(TAIL): value for name, value in reference.items() if name.startswith(TAIL)}
+        width = pruned.hidden(ids_N[None, :1]).shape[-1]
+        if (was := reference["hidden"].shape[-1]) != width:
+            raise UserError(
+                f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "
+                f"expected models of one architecture. Choose another reference, or leave out divergence"
+            )
+        batches = zip(self.batches(ids_N), reference["hidden"].split(self.batch_size), strict=True)
+        parts = [_of_batch(pruned, ids_BT, hidden_BTI, outside) for ids_BT, hidden_BTI in batches]
+        kl_W, agreement_W = (torch.cat(part) / (self.seqlen - 1) for part in zip(*parts, strict=True))
+        self.check_finite(kl_W, "the divergence", pruned, ids_N)
+        summary = {
+            "kl": kl_W.mean().item(),
+            "agreement": agreement_W.mean().item(),
+            "seqlen": self.seqlen,
+            "windows": len(kl_W),
+            "tokens": len(kl_W) * (self.seqlen - 1),
+        }
+        rows = [
+            {"window": i, "tokens": self.seqlen - 1, "kl": kl, "agreement": agreement}
+            for i, (kl, agreement) in enumerate(zip(kl_W.tolist(), agreement_W.tolist(), strict=True))
+        ]
+        return Measured(summary, "divergence", rows)
+
+
+def _of_batch(pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, outside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Sums over the positions that predict a token of the window: divergence and agreement, float64 (B,) each."""
+    pruned_BTI = pruned.hidden(ids_BT)
+    kl_B, same_B = torch.zeros(2, len(ids_BT), dtype=torch.float64)
+    last = ids_BT.shape[1] - 1  # predicts what the window does not hold
+    for start in range(0, last, POSITIONS):
+        at = slice(start, min(start + POSITIONS, last))
+        log_p_BTV = pruned.head(ids_BT[:, at], dense_BTI[:, at], outside).float().log_softmax(-1)
+        log_q_BTV = pruned.head(ids_BT[:, at], pruned_BTI[:, at]).float().log_softmax(-1)
+        same_B += (log_p_BTV.argmax(-1) == log_q_BTV.argmax(-1)).sum(1).cpu()
+        kl_BTV = log_q_BTV.sub_(log_p_BTV).neg_().mul_(log_p_BTV.exp_())
+        kl_B += kl_BTV.sum(-1).cpu().double().sum(1)
+    return kl_B, same_B

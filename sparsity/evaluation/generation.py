@@ -1,0 +1,75 @@
+"""What both models write: greedy continuations of the same prompts, side by side, and after how many tokens they part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core import Measured, Model, UserError
+from .packing import pack, unpack
+
+
+@dataclass(frozen=True)
+class Generation:
+    reads_text: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
+
+    prompts: list[str]
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(prompt.strip() for prompt in self.prompts) or self.max_new_tokens < 1:
+            raise UserError(
+                f"{self} is out of range: expected prompts with at least one, none of them empty, and max_new_tokens >= 1"
+            )
+
+    def files(self) -> Sequence[Path]:
+        return ()
+
+    def check(self, ids_N: Tensor) -> None:
+        """Nothing of the text is read."""
+
+    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+        return {"written": pack(self._written(dense))}
+
+    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+        dense, after = unpack(reference["written"]), self._written(pruned)
+        rows = []
+        for prompt, a, b in zip(self.prompts, dense, after, strict=True):
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+            texts = {which: pruned.tokenizer.decode(ids) for which, ids in (("dense", a), ("pruned", b))}
+            rows.append({"prompt": prompt, **texts, "common_tokens": common})
+        summary = {
+            "prompts": len(rows),
+            "max_new_tokens": self.max_new_tokens,
+            "common_tokens": sum(row["common_tokens"] for row in rows) / len(rows),
+        }
+        return Measured(summary, "generations", rows)
+
+    @torch.no_grad()
+    def _written(self, model: Model) -> list[list[int]]:
+        """The new ids for each prompt: the most likely token each time, until the end of text or `max_new_tokens`."""
+        if model.tokenizer is None:
+            raise UserError("this model has no tokenizer: expected one that encodes the prompts. Leave out generation")
+        ends = model.model.generation_config.eos_token_id
+        pad = ends[0] if isinstance(ends, list) else ends
+        device, found = next(model.model.parameters()).device, []
+        for prompt in self.prompts:  # one at a time: padding would change what some models compute
+            asked = model.tokenizer(prompt, return_tensors="pt").to(device)
+            ids_BT = model.model.generate(
+                input_ids=asked["input_ids"],
+                attention_mask=asked["attention_mask"],
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                pad_token_id=pad if pad is not None else 0,
+            )
+            found.append(ids_BT[0, asked["input_ids"].shape[1] :].tolist())
+        return found

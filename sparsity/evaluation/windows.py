@@ -1,0 +1,53 @@
+"""What evaluators over windows of the evaluation text have in common: non-overlapping windows of one length, in batches.
+
+Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at
+the end is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from ..core import Model, UserError
+from ..datasets.tokens import windows
+
+
+@dataclass(frozen=True)
+class Windowed:
+    reads_text: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+
+    seqlen: int  # tokens in a window
+    windows: int | None  # the first so many windows; None: all
+    batch_size: int  # windows in one forward pass
+
+    def __post_init__(self) -> None:
+        if self.seqlen < 2 or self.batch_size < 1 or (self.windows is not None and self.windows < 1):
+            raise UserError(
+                f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all"
+            )
+
+    def files(self) -> Sequence[Path]:
+        return ()
+
+    def check(self, ids_N: Tensor) -> None:
+        windows(ids_N, self.seqlen, self.windows)
+
+    def batches(self, ids_N: Tensor) -> Iterator[Tensor]:
+        """The windows (B, T), B <= batch_size, in the order of the text."""
+        yield from windows(ids_N, self.seqlen, self.windows).split(self.batch_size)
+
+    def check_finite(self, value_W: Tensor, what: str, model: Model, ids_N: Tensor) -> None:
+        """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""
+        if not value_W.isfinite().all():
+            first = int((~value_W.isfinite()).nonzero()[0])
+            ids_WT = windows(ids_N, self.seqlen, self.windows)
+            raise UserError(
+                f"{what} on evaluation window {first} is {value_W[first].item()}: expected a finite number. The "
+                f"first NaN or infinity comes out of {model.culprit(ids_WT[first][None])}. Try dtype=float32, or check its weights"
+            )

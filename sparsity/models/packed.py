@@ -1,0 +1,82 @@
+"""A checkpoint with its zeros left out: a bit for every weight and the non-zeros in row order, and back to the same bits.
+
+A tensor `NAME` of E-byte elements is stored as `NAME.keep` (uint8, ceil(numel / 8) bytes, the first weight in the lowest bit) and
+`NAME.values` (the elements whose bits are not all zero; -0.0 is one of them) where that is smaller, else as it is. At a sparsity s
+that takes 1 - s + 1 / (8 E) of the dense bytes: 9/16 in bfloat16 at 50 %. Upstream's compressed formats of this kind are gone; this
+one is for storage and transport. Once loaded, the model is dense.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..core import UserError
+
+FILE = "model.packed.safetensors"
+FORMAT = "sparsity-lab packed 1"
+KEEP, VALUES = ".keep", ".values"
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # the integers to see an element's bits as
+
+
+def packed_bytes(weight_N: Tensor) -> int:
+    """How many bytes the tensor takes in the file, of any shape."""
+    dense = weight_N.numel() * weight_N.element_size()
+    kept = int(_kept(weight_N).sum())
+    return min(dense, math.ceil(weight_N.numel() / 8) + kept * weight_N.element_size())
+
+
+def save_packed(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
+    """Write the items of a state dict to the file `path`. Tensors that share memory are the caller's to name once."""
+    parts: dict[str, Tensor] = {}
+    shapes: dict[str, list[int]] = {}
+    for name, tensor in tensors:
+        if packed_bytes(tensor) == tensor.numel() * tensor.element_size():
+            parts[name] = tensor.contiguous()
+            continue
+        keep_N = _kept(tensor)
+        shapes[name] = list(tensor.shape)
+        parts[name + KEEP], parts[name + VALUES] = _to_bits(keep_N), tensor.flatten()[keep_N].contiguous()
+    save_file(parts, path, metadata={"format": FORMAT, "shapes": json.dumps(shapes)})
+
+
+def load_packed(path: Path) -> dict[str, Tensor]:
+    """The state dict, bit for bit. Raises `UserError` if the file is no such file."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise UserError(
+                f"{path} is in the format {metadata.get('format')!r}: expected {FORMAT!r}, as packed=true writes it. "
+                f"Pack the checkpoint again"
+            )
+        parts = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    for name, shape in json.loads(metadata["shapes"]).items():
+        keep_N, values_K = _from_bits(parts.pop(name + KEEP), math.prod(shape)), parts.pop(name + VALUES)
+        if int(keep_N.sum()) != len(values_K):
+            raise UserError(f"{path}: {name} has {len(values_K)} values for {int(keep_N.sum())} bits: it is damaged")
+        dense_N = torch.zeros(len(keep_N), dtype=values_K.dtype)
+        dense_N[keep_N] = values_K
+        parts[name] = dense_N.view(shape)
+    return parts
+
+
+def _kept(tensor_N: Tensor) -> Tensor:
+    """True where any bit of the element is set, flat."""
+    return tensor_N.detach().contiguous().flatten().view(BITS[tensor_N.element_size()]) != 0
+
+
+def _to_bits(keep_N: Tensor) -> Tensor:
+    padded_8M = torch.nn.functional.pad(keep_N, (0, -len(keep_N) % 8)).view(-1, 8)
+    weights_8 = 2 ** torch.arange(8, dtype=torch.uint8, device=keep_N.device)
+    return (padded_8M * weights_8).sum(1, dtype=torch.uint8)
+
+
+def _from_bits(bits_M: Tensor, length: int) -> Tensor:
+    return (bits_M[:, None] >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[:length].bool()
