@@ -8,10 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import CHROMIUM, page  # noqa: F401 (a fixture)
 from commands import MEASURED, Run, run, workplace
 from huggingface_hub import constants
 
 pytest.register_assert_rewrite("contract")  # its checks show what they compared, as a test does
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a Chromium the tests that need one are left out, not skipped: nothing was attempted."""
+    if CHROMIUM is None and (left_out := [item for item in items if item.get_closest_marker("browser")]):
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CHROMIUM is None:
+        terminalreporter.write_line("no chromium on PATH: the browser tests were left out")
 
 
 @pytest.fixture

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from ...core import UserError
 from ..console import console, say
 from ..store import RunStore
 from . import seeds
-from .export import markdown, spread, table_csv
+from .export import markdown, table_csv
 from .gather import Group, gather
 from .page import page
 from .read import read
@@ -28,7 +29,9 @@ def build(folders: Sequence[Path], into: Path, command: str = "python -m sparsit
     if not runs:
         named = ", ".join(map(str, folders))
         seen = "".join(f"\n{problem.where}: {problem.what}" for problem in problems)
-        raise UserError(f"no result.json below {named}: expected a folder of finished runs, such as outputs/<name>{seen}")
+        raise UserError(
+            f"no result.json below {named}: expected a folder of finished runs, such as outputs/<name>{seen}"
+        )
     groups = gather(runs)
     contents = (page(groups, problems, command), markdown(groups, problems), table_csv(groups))
     store = RunStore(into)  # renames a file when it is complete
@@ -46,11 +49,16 @@ def build(folders: Sequence[Path], into: Path, command: str = "python -m sparsit
 def show(groups: Sequence[Group]) -> None:
     """The compositions on the terminal, the best first."""
     for group in groups:
-        view = Table(box=None, padding=(0, 2, 0, 0), title=f"Protocol {group.name}" if len(groups) > 1 else None, title_justify="left")
-        for name in ("perplexity", "seeds", "composition"):
-            view.add_column(name, no_wrap=True)
+        title = f"Protocol {group.name}" if len(groups) > 1 else None
+        view = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
+        view.add_column("perplexity", justify="right", no_wrap=True)
+        view.add_column("sd", justify="right", no_wrap=True)
+        view.add_column("seeds", no_wrap=True)
+        view.add_column("composition", overflow="fold")
         for summary in seeds.summarise(group):
-            view.add_row(spread(list(summary.values.values())), ", ".join(summary.values), summary.composition.label)
+            deviation = "" if summary.deviation is None else f"{summary.deviation:.2f}"
+            # Text: a name in brackets is no markup
+            view.add_row(f"{summary.mean:.2f}", deviation, ", ".join(summary.values), Text(summary.composition.label))
         console.print(view)
 
 

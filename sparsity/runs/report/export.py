@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import options
 from .gather import Composition, Group
 from .measures import KNOWN, PERPLEXITY, Measure
 from .options import heading
@@ -60,7 +61,8 @@ def markdown(groups: Sequence[Group], problems: Sequence[Problem]) -> str:
             parts.append(f"Where nothing else is said: `{_usual(group)}`.")
         repeats = sum(composition.repeats for composition in group.compositions)
         if repeats:
-            parts.append(f"{repeats} earlier runs of the same seed and options do not count.")
+            runs = "run of the same seed and options does" if repeats == 1 else "runs of the same seed and options do"
+            parts.append(f"{repeats} earlier {runs} not count.")
     parts += [f"- {problem.where}: {problem.what}" for problem in problems]
     return "\n\n".join(parts) + "\n"
 
@@ -80,7 +82,9 @@ def _row(group: Group, composition: Composition) -> dict[str, str]:
     cells["perplexity"] = spread(perplexities) if perplexities else ""
     for measure in group.measures:
         known = _known(runs, measure.key)
-        if measure.key in IN_MARKDOWN or measure.key.startswith(("layers.corrector_applied", "layers.corrector_clamped")):
+        if measure.key in IN_MARKDOWN or measure.key.startswith(
+            ("layers.corrector_applied", "layers.corrector_clamped")
+        ):
             name = IN_MARKDOWN.get(measure.key, measure.heading)
             cells[name] = f"{statistics.mean(known):.4f}" if known else ""
         elif measure not in KNOWN and not measure.fold:  # what other evaluations found
@@ -115,15 +119,17 @@ def _known(runs: Sequence[Mapping[str, float | None]], key: str) -> list[float]:
 
 def table_csv(groups: Sequence[Group]) -> str:
     """One row for each run: protocol, every option that differs somewhere, every number, folder and command."""
-    rows = []
-    names = dict.fromkeys(name for group in groups for name in group.names)
+    runs = [run for group in groups for run in group.runs]
+    told = options.tables(runs)
+    names = options.differing(runs, told)  # between all of them: a group alone may have but one method
     keys = dict.fromkeys(measure.key for group in groups for measure in group.measures)
-    for group in groups:
-        for run, options, numbers in zip(group.runs, group.options, group.numbers, strict=True):
-            row: dict[str, Any] = {"run": run.where, "time": run.time, "protocol": group.name, **group.conditions}
-            row |= {heading(name): options.get(name) for name in names}
-            row |= {key: numbers.get(key) for key in keys}
-            rows.append(row | {"command": run.result.get("command"), "overrides": " ".join(run.overrides)})
+    places = [(group, i) for group in groups for i in range(len(group.runs))]
+    rows = []
+    for (group, i), run, own in zip(places, runs, told, strict=True):
+        row: dict[str, Any] = {"run": run.where, "time": run.time, "protocol": group.name, **group.conditions}
+        row |= {heading(name): own.get(name) for name in names}
+        row |= {key: group.numbers[i].get(key) for key in keys}
+        rows.append(row | {"command": run.result.get("command"), "overrides": " ".join(run.overrides)})
     content = io.StringIO()
     writer = csv.DictWriter(content, list(dict.fromkeys(column for row in rows for column in row)), lineterminator="\n")
     writer.writeheader()

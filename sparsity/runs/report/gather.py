@@ -85,11 +85,12 @@ def _compositions(rows: Sequence[Options], names: Sequence[str], usual: Options)
 
 def _distinct(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """Labels made different by the time of the run where they are not, and by its folder where that is no help."""
-    for more in (lambda run: run.time[:16].replace("T", " "), lambda run: run.where):
+    times = [run.time[:16].replace("T", " ") for run in runs]
+    for additions in (times, [run.where for run in runs]):
         counts = Counter(labels)
         labels = [
-            label if counts[label] == 1 and label else " · ".join(filter(None, [label, more(run)]))
-            for label, run in zip(labels, runs, strict=True)
+            label if label and counts[label] == 1 else " · ".join(filter(None, [label, addition]))
+            for label, addition in zip(labels, additions, strict=True)
         ]
     return list(labels)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .read import Run, at, number
+from .read import Run, at, number, section
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ KNOWN = (
     Measure("peak_device_memory_bytes", "peak device memory", "bytes"),
 )
 PERPLEXITY = "perplexity.pruned"
+SHARES = ("acc", "agreement", "exact_match")  # fractions, shown in percent
+WHOLE = ("parameters", "nonzero")
+SETTINGS = {
+    "seqlen", "windows", "tokens", "batch_size", "limit", "max_length", "max_new_tokens", "prompts", "tasks", "lm_eval",
+}  # fmt: skip
 
 
 def measured(run: Run) -> dict[str, float | None]:
@@ -46,11 +51,9 @@ def measured(run: Run) -> dict[str, float | None]:
         "seconds.total": sum(stages.values()) if stages else None,
         **stages,
     }
-    summaries = result.get("evaluation")
-    if isinstance(summaries, Mapping):
-        for name, summary in summaries.items():
-            if name != "perplexity":  # it has its own columns, and its window length is the protocol's
-                found |= {f"{name}.{path}": value for path, value in _leaves(summary)}
+    for name, summary in section(result, "evaluation").items():
+        if name != "perplexity":  # it has its own columns, and its window length is the protocol's
+            found |= {f"{name}.{path}": value for path, value in _leaves(summary) if not _is_setting(path)}
     found |= {f"layers.{k}": v for k, v in _leaves(result.get("layers")) if k.startswith("corrector_")}
     return found
 
@@ -59,20 +62,29 @@ def measures(rows: Sequence[Mapping[str, float | None]]) -> list[Measure]:
     """The measures that any of the runs knows, in a fixed order: the known ones, then evaluations, then stages."""
     present = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     known = {measure.key for measure in KNOWN}
-    others = sorted((key for key in present if key not in known), key=lambda key: key.startswith(("seconds.", "layers.")))
+    others = sorted(
+        (key for key in present if key not in known), key=lambda key: key.startswith(("seconds.", "layers."))
+    )
     return [measure for measure in KNOWN if measure.key in present] + [_other(key) for key in others]
 
 
 def _other(key: str) -> Measure:
-    group, _, name = key.partition(".")
-    plain = name.replace("_", " ").replace(".", " ")
+    group, *path = key.split(".")
+    plain = " ".join(path).replace("_", " ")
     if group == "seconds":
         return Measure(key, plain, "s", 1, fold=True)
     if group == "layers":
         return Measure(key, plain.removesuffix(" mean"), "", 4, fold=True)
-    unit = "bytes" if name.endswith("bytes") else "s" if name.endswith("seconds") else ""
-    aside = any(word in name for word in ("stderr", "count", "documents", "limit", "seed", "shot"))
-    return Measure(key, f"{group.replace('_', '-')} {plain}", unit, 4 if not unit else 2, fold=aside)
+    which, last = (path[0] if path[0] in ("dense", "pruned") else None), path[-1]
+    heading = " ".join([*path[1:], *([] if which == "pruned" else ["dense"])] if which else [group, *path])
+    unit = "bytes" if "bytes" in last else "s" if last.startswith("seconds") else "%" if last.startswith(SHARES) else ""
+    digits = 0 if last in WHOLE else 1 if last == "tokens_per_second" else 2 if unit else 4
+    return Measure(key, heading, unit, digits, fold=which == "dense" or "stderr" in last or last in WHOLE)
+
+
+def _is_setting(path: str) -> bool:
+    """What an evaluator says of how it measured."""
+    return path.partition(".")[0] in SETTINGS
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, float]]:

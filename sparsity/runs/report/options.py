@@ -1,8 +1,8 @@
 """What distinguishes runs: the options that differ between their configurations, found, each said once.
 
 An option is left out if it cannot change a result (where files go, who watches), if the run does not read it (`tfidf` of a method
-without one), if it follows from the option of its group (`method.scope` from `method=wanda`, unless it was given by itself), or if it
-is a copy of another (`tfidf.seed` of `seed`). Whatever belongs to the protocol is not an option: see protocol.py.
+without one), if it follows from the option of its group (`method.scope` from `method=wanda`, unless it was given by itself), or if
+it is a copy of another (`tfidf.seed` of `seed`). Whatever belongs to the protocol is not an option: see protocol.py.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from pathlib import PurePath
 from typing import Any
 
 from ..build import SHARED
-from .read import Run, at
+from .read import Run, at, section
 
 # Options without influence on a result, and those that protocol.py answers for.
 APART = {
-    "name", "plan", "rerun", "save", "allow", "tracker", "layer_error",
-    "model", "dtype", "device", "evaluation", "dataset.evaluation",
+    "name", "plan", "rerun", "save", "packed", "allow", "tracker", "layer_error",
+    "model", "reference", "dtype", "device", "evaluation", "dataset.evaluation",
 }  # fmt: skip
 # What is typed as `sparsity` and `seed` is read as these; a pattern such as 2of4 reads no `sparsity`.
 TYPED = {"pattern.sparsity": "sparsity", "calibration.seed": "seed"}
-ORDER = ("method", "tfidf", "corrector", "pattern", "sparsity", "dataset", "calibration")
-GROUPS = {"method", "tfidf", "corrector", "pattern", "dataset"}  # whose options speak for themselves
+ORDER = ("checkpoint", "method", "tfidf", "corrector", "pattern", "sparsity", "dataset", "calibration")
+GROUPS = {"checkpoint", "method", "tfidf", "corrector", "pattern", "dataset"}  # whose options speak for themselves
 
 Options = dict[str, str]
 
@@ -56,6 +56,8 @@ def options(run: Run) -> Options:
         if run.config and not copies:
             flat = {name: value for name, value in flat.items() if not _within(name, group)}
             chosen.pop(group, None)
+    if run.result.get("reference"):  # a finished checkpoint, which is measured and may come from anywhere
+        chosen["checkpoint"] = str(at(run.result, "model.name"))
     every = {**chosen, **{name: value for name, value in flat.items() if not name.endswith("._target_")}}
     return {name: value for name, value in every.items() if not any(_within(name, group) for group in APART)}
 
@@ -68,7 +70,7 @@ def tables(runs: Sequence[Run]) -> list[Options]:
         known = [(held, row[group]) for held, row in zip(values, rows, strict=True) if group in row]
         for held, row in zip(values, rows, strict=True):
             if held and group not in row:
-                row |= {group: option for other, option in known if other == held}
+                row.update((group, option) for other, option in known if other == held)
     nested = {name for run in runs for name in choices(run) if "." in name}
     for name in nested:  # the route that its method comes with is not worth saying
         untyped = [row for run, row in zip(runs, rows, strict=True) if name in row and name not in given(run)]
@@ -85,8 +87,7 @@ def given(run: Run) -> set[str]:
 
 def choices(run: Run) -> dict[str, str]:
     """Group -> option, as recorded and as typed: older runs did not record every group."""
-    recorded = run.result.get("choices")
-    found = {_place(str(k)): str(v) for k, v in recorded.items()} if isinstance(recorded, Mapping) else {}
+    found = {_place(str(group)): str(option) for group, option in section(run.result, "choices").items()}
     for word in run.overrides:
         group, _, option = word.partition("=")
         if "." not in group and isinstance(run.config.get(group), Mapping):
@@ -120,13 +121,13 @@ def differing(runs: Sequence[Run], rows: Sequence[Options]) -> list[str]:
         if len(set(values)) == 1 or _repeated(name, kept, rows):
             continue
         settled = len(set(values) - {None}) == 1 or _follows(name, groups, rows)
-        if not settled or name in typed or heading(name) in typed or name in groups:
+        if not settled or name in typed or heading(name) in typed or name in groups | GROUPS:
             kept.append(name)
     return kept
 
 
 def usual(rows: Sequence[Options], names: Sequence[str]) -> Options:
-    """The value that most runs have, where it is most runs: said once, and left out of labels. Never a group's, sparsity or seed."""
+    """Values that more than half of the runs have: said once, and left out of labels. Never a group's, sparsity or seed."""
     found = {}
     for name in names:
         values = [row[name] for row in rows if name in row]
@@ -139,7 +140,9 @@ def usual(rows: Sequence[Options], names: Sequence[str]) -> Options:
 
 def label(options: Options, names: Sequence[str], usual: Options) -> str:
     """How a person tells a run from the others: "hybrid · optimal · sparsity 0.6"."""
-    said = {name: short for name, short in shortened(names).items() if options.get(name, usual.get(name)) != usual.get(name)}
+    said = {
+        name: short for name, short in shortened(names).items() if options.get(name, usual.get(name)) != usual.get(name)
+    }
     return " · ".join(options[name] if name in GROUPS else f"{short} {options[name]}" for name, short in said.items())
 
 

@@ -24,7 +24,7 @@ from ...comparison import Interval
 from . import pairs, protocol, seeds
 from .gather import Group
 from .options import GROUPS, TYPED, choices, heading, is_seed, shortened
-from .read import Problem, Row, Run, at, number
+from .read import Problem, Row, at, number, section
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "compare.js", "run.js", "main.js")
 UNSHOWN = {"block", "rows", "columns"}  # of layers.csv: where a layer stands and its shape
@@ -34,7 +34,9 @@ MOST_TEXTS = 20  # generations shown of a run
 def page(groups: Sequence[Group], problems: Sequence[Problem], command: str) -> str:
     """One self-contained HTML file."""
     asset = files(__package__).joinpath("assets")
-    script = "(() => {\n'use strict';\n" + "\n".join(asset.joinpath(name).read_text("utf-8") for name in SCRIPTS) + "})();"
+    script = (
+        "(() => {\n'use strict';\n" + "\n".join(asset.joinpath(name).read_text("utf-8") for name in SCRIPTS) + "})();"
+    )
     runs, names = sum(len(group.runs) for group in groups), [run.result.get("name") for g in groups for run in g.runs]
     title = ", ".join(dict.fromkeys(str(name) for name in names if name)) or "runs"
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
@@ -65,7 +67,8 @@ def embedded(content: Any) -> str:
 def content(groups: Sequence[Group], problems: Sequence[Problem]) -> dict[str, Any]:
     """What the page's script reads. Runs are numbered through all groups, in the order of their time."""
     every = sorted(
-        ((member, g, i) for g, group in enumerate(groups) for i, member in enumerate(group.members)), key=lambda run: run[0]
+        ((member, g, i) for g, group in enumerate(groups) for i, member in enumerate(group.members)),
+        key=lambda run: run[0],
     )
     return {
         "problems": [[problem.where, problem.what] for problem in problems],
@@ -104,8 +107,17 @@ def _group(group: Group) -> dict[str, Any]:
             "possible": found.possible,
             "compared": found.compared,
             "rows": [
-                [group.members[pair.a], group.members[pair.b], pair.what, *_interval(pair.interval), _digits(pair.adjusted)]
-                + [pair.winner(), pair.winner(alone=True), pair.family, pair.size]
+                [
+                    group.members[pair.a],
+                    group.members[pair.b],
+                    pair.what,
+                    *_interval(pair.interval),
+                    _digits(pair.adjusted),
+                    pair.winner(),
+                    pair.winner(alone=True),
+                    pair.family,
+                    pair.size,
+                ]
                 for pair in found.found
             ],
         },
@@ -143,7 +155,6 @@ def _interval(interval: Interval) -> list[float | int | None]:
 
 def _run(group: Group, i: int, g: int) -> dict[str, Any]:
     run, result = group.runs[i], group.runs[i].result
-    leakage = result.get("leakage")
     shared = number(at(result, "leakage.shared"))
     windows = run.tables["windows"]
     return {
@@ -154,12 +165,12 @@ def _run(group: Group, i: int, g: int) -> dict[str, Any]:
         "options": {heading(name): value for name, value in group.options[i].items() if name in group.names},
         "numbers": {key: _digits(value) for key, value in group.numbers[i].items() if value is not None},
         "notes": ["text shared with the evaluation"] if shared else [],
-        "leakage": leakage if shared else None,
-        "reference": result.get("reference"),
+        "leakage": section(result, "leakage") if shared else None,
+        "reference": at(result, "reference.name") or result.get("reference"),
         "command": str(result.get("command") or run.environment.get("command") or ""),
         "point": f"python run.py {shlex.join(run.overrides)}" if run.overrides else "",
         "choices": {name: str(value) for name, value in choices(run).items()},
-        "composition": result.get("composition") or {},
+        "composition": section(result, "composition"),
         "circumstances": protocol.circumstances(run),
         "facts": {"run key": result.get("run_key"), "masks, sha256": result.get("mask_sha256"), "started": run.time},
         "config": yaml.dump(dict(run.config), sort_keys=False, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
@@ -169,7 +180,10 @@ def _run(group: Group, i: int, g: int) -> dict[str, Any]:
         "dense": [_digits(float(row["nll_dense"]), 6) for row in windows],
         "documents": [list(task) for task in pairs.tasks(run.tables["documents"])],
         "layers": layers(run.tables["layers"]),
-        "texts": [[row.get(name, "") for name in ("prompt", "dense", "pruned")] for row in run.tables["generations"][:MOST_TEXTS]],
+        "texts": [
+            [row.get(name, "") for name in ("prompt", "dense", "pruned")]
+            for row in run.tables["generations"][:MOST_TEXTS]
+        ],
         "more_texts": max(0, len(run.tables["generations"]) - MOST_TEXTS),
     }
 
@@ -192,7 +206,7 @@ def layers(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _within_block(row: Mapping[str, str]) -> str:
     """model.layers.3.mlp.down_proj -> mlp.down_proj"""
-    before, found, after = row["name"].partition(f".{row['block']}.")
+    _, found, after = row["name"].partition(f".{row['block']}.")
     return after if found else row["name"]
 
 

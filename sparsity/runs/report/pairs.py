@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
@@ -44,8 +45,8 @@ class Pair:
     size: int
 
     def winner(self, alone: bool = False) -> str | None:
-        better = "smaller" if self.what == "perplexity" else "larger"
-        return verdict(self.interval, better, None if alone else self.adjusted)  # type: ignore[arg-type]
+        better: Literal["smaller", "larger"] = "smaller" if self.what == "perplexity" else "larger"
+        return verdict(self.interval, better, None if alone else self.adjusted)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Pairs:
 def compare(group: Group) -> Pairs:
     """The pairs of a group's latest runs."""
     latest = [i for composition in group.compositions for i in composition.seeds.values()]
-    order = sorted(latest, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i))
+    order = sorted(
+        latest, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i)
+    )
     both = sorted(combinations(order, 2), key=lambda pair: (_family(group, *pair) == DIFFERENT, *_ranks(order, pair)))
 
     windows = {i: [float(row["nll_pruned"]) for row in group.runs[i].tables["windows"]] for i in order}
@@ -67,7 +70,8 @@ def compare(group: Group) -> Pairs:
     sizes = [_family(group, *pair) for pair in chosen]
     repeats = max([REPEATS, *(LEVEL * sizes.count(family) for family in set(sizes))])
     found = [
-        Pair(a, b, "perplexity", _windows(windows[a], windows[b], repeats), 1.0, _family(group, a, b), 0) for a, b in chosen
+        Pair(a, b, "perplexity", _windows(windows[a], windows[b], repeats), 1.0, _family(group, a, b), 0)
+        for a, b in chosen
     ]
     answers = {i: _answers(group.runs[i].tables["documents"]) for i in order}
     accuracies: list[Pair] = []

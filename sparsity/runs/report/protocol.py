@@ -6,20 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from .read import Run, at
+from .read import Run, at, section
 
 UNKNOWN = "not recorded"
 
 
 def protocol(run: Run) -> dict[str, str]:
     """What must be equal for two runs' figures to be comparable, in words. What a run did not record is said so."""
-    result, dataset = run.result, run.result.get("dataset") or {}
-    measured = at(result, "evaluation.perplexity") or {}
-    origin = {key: value for key, value in (result.get("model") or {}).items() if key not in ("name", "dtype")}
+    result, measured = run.result, section(run.result, "evaluation.perplexity")
     return {
-        "model": _known(at(result, "model.name")) + "".join(f", {key} {value}" for key, value in origin.items()),
+        # a checkpoint that was measured against another model is a pruned form of that one
+        "dense model": _model(result.get("reference") or result.get("model")),
         "dtype": _known(at(result, "model.dtype")),
-        "evaluation text": _text(dataset),
+        "evaluation text": _text(section(result, "dataset")),
         "window length": _known(measured.get("seqlen"), "tokens") if measured else "perplexity not measured",
         "windows": _known(measured.get("windows")) if measured else "perplexity not measured",
         "device": _known(at(run.environment, "hardware.device_name")),
@@ -56,6 +55,14 @@ def varying(protocols: Iterable[Mapping[str, str]]) -> list[str]:
     """The conditions that are not the same in all of them."""
     rows = list(protocols)
     return [name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1]
+
+
+def _model(model: Any) -> str:
+    """Its name and where it came from: hashes and revisions tell apart what has one name."""
+    if not isinstance(model, Mapping):
+        return _known(model)
+    origin = {key: value for key, value in model.items() if key not in ("name", "dtype")}
+    return _known(model.get("name")) + "".join(f", {key} {value}" for key, value in origin.items())
 
 
 def _text(dataset: Mapping[str, Any]) -> str:

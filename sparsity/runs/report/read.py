@@ -1,7 +1,7 @@
 """Runs as they lie on disk. A run is finished if its folder has a result.json; a folder with an environment.json and none is not.
 
-What cannot be read is named, never skipped: a run whose result is damaged is left out with the reason, a run with another damaged file
-is read without that file. Files that an older version did not write are simply absent.
+What cannot be read is named, never skipped: a run whose result is damaged is left out with the reason, a run with another damaged
+file is read without that file. Files that an older version did not write are simply absent.
 """
 
 from __future__ import annotations
@@ -56,6 +56,12 @@ def at(content: Any, path: str) -> Any:
             return None
         content = content[key]
     return content
+
+
+def section(content: Any, path: str) -> Mapping[str, Any]:
+    """The mapping that stands there; an empty one where none does."""
+    found = at(content, path)
+    return found if isinstance(found, Mapping) else {}
 
 
 def number(value: Any) -> float | None:
@@ -131,7 +137,9 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> dict[str, Any]:
-    content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # ten times faster, where it was built
+    content = yaml.load(
+        text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )  # ten times faster, where it was built
     if not isinstance(content, dict):
         raise ValueError(f"expected a mapping, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}

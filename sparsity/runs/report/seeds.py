@@ -67,4 +67,3 @@ def differences(summaries: list[Summary]) -> list[Difference]:
             found.append((a, b, seeds_difference(*pairs, paired=True)))
     adjusted = holm([interval.p for _, _, interval in found])
     return [Difference(a, b, interval, p) for (a, b, interval), p in zip(found, adjusted, strict=True)]
-

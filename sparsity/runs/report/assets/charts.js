@@ -39,13 +39,13 @@ function scatter() {
   const here = group();
   const every = here.members.map((i) => [i, data.runs[i].numbers]).filter(([, n]) => known(n["perplexity.pruned"]) && known(n["sparsity.found"]))
     .map(([i, n]) => ({ i, x: n["sparsity.found"], y: n["perplexity.pruned"] }));
-  const points = every.some((p) => p.x > 0) ? every.filter((p) => p.x > 0) : every;  // a dense run is the dotted line
+  const points = every.some((p) => p.x > 0.001) ? every.filter((p) => p.x > 0.001) : every;  // a dense run is the dotted line
   if (!points.length) return [h("p", { class: "soft" }, "No run here has both a perplexity and a sparsity.")];
   const dense = data.runs[points[0].i].numbers["perplexity.dense"];
   const [W, H, left, right, top, bottom] = [1120, 400, 64, 24, 16, 46];
   const xs = points.map((p) => p.x);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
-  const pad = Math.max(0.02, 0.06 * (x1 - x0));
+  const pad = Math.max(0.02, 0.5 * (x1 - x0) / Math.max(1, distinct(xs.map((x) => x.toFixed(2))).length - 1));
   const [xLow, xHigh] = [Math.max(0, x0 - pad), Math.min(1, x1 + pad)];
   const ys = points.map((p) => p.y).concat(known(dense) ? [dense] : []);
   const reach = Math.max(1.02, (Math.max(...ys) / Math.min(...ys)) ** 0.06);
@@ -53,24 +53,27 @@ function scatter() {
   const X = (x) => left + ((x - xLow) / (xHigh - xLow)) * (W - left - right);
   const Y = (y) => H - bottom - (Math.log(y / yLow) / Math.log(yHigh / yLow)) * (H - top - bottom);
 
-  const columns = distinct(xs.map((x) => x.toFixed(2)));
+  const column = (p) => p.x.toFixed(2);
+  const columns = distinct(points.map(column));
   const methods = distinct(points.map((p) => data.runs[p.i].choices.method ?? "runs"));
   const [method, corrector] = ["method", "corrector"].map((name) => (i) => data.runs[i].choices[name] ?? { method: "runs", corrector: "none" }[name]);
   const correctors = distinct(points.map((p) => data.runs[p.i].choices.corrector ?? "none"));
-  // No other run has at least its sparsity, to a tenth of a percent, and a lower perplexity.
-  const round = (x) => Math.round(1000 * x);
+  // No other run has at least its sparsity, to half a percent, and a lower perplexity.
+  const round = (x) => Math.round(200 * x);
   const front = points.filter((p) => !points.some((q) => round(q.x) >= round(p.x) && q.y <= p.y && (round(q.x) > round(p.x) || q.y < p.y || q.i > p.i)))
     .sort((a, b) => a.x - b.x || a.y - b.y);
   // Where runs stand in few columns, the marks of a column stand side by side, a lane for each method.
-  const lane = columns.length < 2 ? 40 : Math.min(22, (0.8 * (W - left - right)) / columns.length / methods.length);
-  const aside = (p) => (columns.length > 6 ? 0 : (methods.indexOf(method(p.i)) - (methods.length - 1) / 2) * lane);
+  const lanes = Object.fromEntries(columns.map((at) => [at, methods.filter((name) => points.some((p) => column(p) === at && method(p.i) === name))]));
+  const widest = Math.max(...Object.values(lanes).map((names) => names.length));
+  const lane = Math.min(48, (0.75 * (W - left - right)) / (columns.length + 0.4) / widest);
+  const aside = (p) => (columns.length > 6 ? 0 : (lanes[column(p)].indexOf(method(p.i)) - (lanes[column(p)].length - 1) / 2) * lane);
   const short = (i) => [method(i), corrector(i)].filter((word) => word !== "none").join(" + ");
-  const path = front.map((p, k) => (k ? `V${Y(p.y).toFixed(1)}H${X(p.x).toFixed(1)}` : `M${X(p.x).toFixed(1)},${Y(p.y).toFixed(1)}`)).join("");
+  const path = front.map((p, k) => (k ? `V${Y(p.y).toFixed(1)}H${(X(p.x) + aside(p)).toFixed(1)}` : `M${(X(p.x) + aside(p)).toFixed(1)},${Y(p.y).toFixed(1)}`)).join("");
 
   const chart = s("svg", { viewBox: `0 0 ${W} ${H}`, role: "group", "aria-label": "Perplexity against sparsity" },
     ticks(yLow, yHigh, 9, yHigh > 3 * yLow).map((y) => [s("line", { class: "axis", x1: left, x2: W - right, y1: Y(y), y2: Y(y) }),
       s("text", { x: left - 8, y: Y(y) + 4, "text-anchor": "end" }, axisNumber(y))]),
-    ticks(xLow, xHigh, 8).map((x) => [s("line", { class: "axis", x1: X(x), x2: X(x), y1: top, y2: H - bottom }),
+    (columns.length > 6 ? ticks(xLow, xHigh, 8) : columns.map(Number)).map((x) => [s("line", { class: "axis", x1: X(x), x2: X(x), y1: top, y2: H - bottom }),
       s("text", { x: X(x), y: H - bottom + 18, "text-anchor": "middle" }, axisNumber(Number((100 * x).toFixed(6))) + " %")]),
     s("text", { x: (left + W - right) / 2, y: H - 6, "text-anchor": "middle" }, "sparsity found (weights that are zero in the pruned layers)"),
     s("text", { x: left, y: top - 4 }, "perplexity, logarithmic"),
@@ -81,7 +84,7 @@ function scatter() {
         ...tipped(`${label(p.i)}\nperplexity ${plain(p.y, 2)}, sparsity ${plain(100 * p.x, 2)} %${front.includes(p) ? "\non the Pareto front" : ""}`) })),
     front.slice(0, 12).map((p) => s("text", { class: "ink halo", x: X(p.x) + aside(p), y: Y(p.y) + 19, "text-anchor": "middle" }, short(p.i))));
   return [
-    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, the runs that no other beats in both perplexity and sparsity. Select a mark to open its run.", lane && columns.length <= 6 && methods.length > 1 && " Marks of one sparsity stand side by side, by method."),
+    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, the runs that no other beats in both perplexity and sparsity (to half a percent). Select a mark to open its run.", columns.length <= 6 && methods.length > 1 && " Marks of one sparsity stand side by side, by method: the grid line in their midst is their sparsity."),
     h("div", { class: "legend" }, methods.map((name, k) => h("span", {}, swatch(0, series(k)), name))),
     correctors.length > 1 && h("div", { class: "legend" }, "corrector:", correctors.map((name, k) => h("span", {}, swatch(k, "var(--soft)"), name))),
     chart,
@@ -93,7 +96,7 @@ function scatter() {
 function matrix() {
   const here = group();
   const columns = here.columns.filter((column) => !column.seed).map((column) => column.key);
-  const pruned = here.seeds.filter((one) => one.sparsity !== 0);
+  const pruned = here.seeds.filter((one) => !(one.sparsity < 0.001));
   if (!pruned.length || !columns.includes("method") || !columns.includes("corrector")) return null;
   const across = ["corrector"], apart = ["sparsity", "pattern", "pattern.n", "pattern.m", "pattern.sparsity"].filter((key) => columns.includes(key));
   const down = columns.filter((key) => ![...across, ...apart].includes(key));

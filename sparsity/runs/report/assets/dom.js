@@ -66,7 +66,7 @@ const reached = (act) => ({
 });
 
 function chooser(label, options, chosen, change) {
-  const menu = h("select", { onchange: (event) => change(Number(event.target.value)) });
+  const menu = h("select", { "aria-label": label, onchange: (event) => change(Number(event.target.value)) });
   for (const [value, text, group] of options) {
     let parent = menu;
     if (group) {

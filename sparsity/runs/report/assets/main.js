@@ -52,7 +52,7 @@ function protocols() {
 
 // The pruned run of the lowest perplexity.
 function foremost(i) {
-  const rank = (run) => (data.runs[run].numbers["sparsity.found"] > 0 ? data.runs[run].numbers["perplexity.pruned"] ?? Infinity : Infinity);
+  const rank = (run) => (data.runs[run].numbers["sparsity.found"] > 0.001 ? data.runs[run].numbers["perplexity.pruned"] ?? Infinity : Infinity);
   return data.groups[i].members.reduce((best, run) => (rank(run) < rank(best) ? run : best));
 }
 

@@ -20,7 +20,7 @@ const picker = (name) => h("div", { class: "row controls" }, chooser("run", ever
 
 function oneRun() {
   const run = data.runs[state.run];
-  const facts = [["folder", run.where], ["model is compared with", run.reference], ...Object.entries(run.composition), ...Object.entries(run.facts), ...Object.entries(run.circumstances)];
+  const facts = [["folder", run.where], ["compared with", run.reference], ...Object.entries(run.composition), ...Object.entries(run.facts), ...Object.entries(run.circumstances)];
   const command = (text, what) => text && [h("h3", {}, what), h("div", { class: "row" }, h("code", {}, text), copied(text, what))];
   return [
     picker("run"),

@@ -71,14 +71,14 @@ function runsSection() {
     chips.replaceChildren(...state.filters.map(([key, value]) => h("button", { type: "button", class: "chip",
       "aria-label": `Remove the filter ${key} = ${value}`,
       onclick: () => { state.filters = state.filters.filter(([k, v]) => k !== key || v !== value); draw(); } }, `${key} = ${value} ×`)));
-    const best = Math.min(...members.map((i) => data.runs[i]).filter((run) => run.numbers["sparsity.found"] > 0)
+    const best = Math.min(...members.map((i) => data.runs[i]).filter((run) => run.numbers["sparsity.found"] > 0.001)
       .map((run) => run.numbers["perplexity.pruned"]).filter(known));
     const columns = [
       { heading: "two", title: "Choose two runs to compare", value: (i) => (state.pair.includes(i) ? 0 : 1), cell: (i) => h("input", {
         type: "checkbox", "aria-label": `Compare ${label(i)}`, checked: state.pair.includes(i), onchange: (event) => pick(i, event.target.checked) }) },
       ...here.columns.filter((column) => !column.rare).map(({ key, heading }) => ({ heading, title: key,
         value: (i) => data.runs[i].options[key], cell: (i) => only(key, data.runs[i].options[key] ?? "–") })),
-      ...(rare.length ? [{ heading: "further", title: rare.map(({ key }) => key).join(", "),
+      ...(rare.length ? [{ heading: "further", wide: true, title: rare.map(({ key }) => key).join(", "),
         value: (i) => further(i).map(({ key }) => `${key} ${data.runs[i].options[key]}`).join(", "),
         cell: (i) => further(i).map(({ key, heading }, k) => [k ? ", " : "", only(key, data.runs[i].options[key], `${heading} ${data.runs[i].options[key]}`)]) }] : []),
       ...here.measures.filter(visible).map((measure) => ({ heading: measure.heading, num: true, title: measure.key,
@@ -90,7 +90,7 @@ function runsSection() {
       { heading: "more", title: "Command, layers, text", value: (i) => label(i), cell: (i) => h("button", { type: "button", class: "bare",
         "aria-label": `Open ${label(i)}`, onclick: () => openRun(i) }, "open") },
     ];
-    holder.replaceChildren(...(members.length ? sortable("runs", "Runs", columns, members, { on: (i) => state.pair.includes(i) })
+    holder.replaceChildren(...(members.length ? sortable("runs-table", "Runs", columns, members, { on: (i) => state.pair.includes(i) })
       : [h("p", { class: "soft" }, "No run fits these filters.")]));
   }
   function filter(key, value) {
