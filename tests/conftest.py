@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, page  # noqa: F401 (a fixture)
+from browser import CHROMIUM, chromium, page  # noqa: F401 (fixtures)
 from commands import MEASURED, Run, run, workplace
 from huggingface_hub import constants
 

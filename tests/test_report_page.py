@@ -89,14 +89,14 @@ def test_the_runs_are_filtered_by_words_and_by_values(page, tmp_path):
 def test_two_runs_are_chosen_and_compared(page, tmp_path):
     study(tmp_path)
     opened(page, tmp_path)
-    page.get_by_label("Compare wanda · none · sparsity 0.5 · seed 0").check()
-    page.get_by_label("Compare magnitude · none · sparsity 0.5 · seed 0").check()
+    for name in ("wanda", "magnitude"):
+        page.get_by_role("checkbox", name=f"Compare {name} · none · sparsity 0.5 · seed 0", exact=True).check()
     two = page.locator("#two")
-    expect(two.locator(".verdict")).to_contain_text("a (wanda · none · sparsity 0.5 · seed 0) is better.")
+    expect(two.locator(".verdict")).to_contain_text("Taken alone, a (wanda · none · sparsity 0.5 · seed 0) is better.")
     estimate = two.locator(".verdict .best").inner_text()
     two.get_by_label("a", exact=True).select_option(label="magnitude · none · sparsity 0.5 · seed 0")
     two.get_by_label("b", exact=True).select_option(label="wanda · none · sparsity 0.5 · seed 0")
-    expect(two.locator(".verdict")).to_contain_text("b (wanda · none · sparsity 0.5 · seed 0) is better.")
+    expect(two.locator(".verdict")).to_contain_text("Taken alone, b (wanda · none · sparsity 0.5 · seed 0) is better.")
     assert estimate.startswith("+")
     assert two.locator(".verdict .best").inner_text().startswith("−")  # the same difference from the other side
     assert two.locator("svg rect").count() == 24
@@ -108,7 +108,8 @@ def test_two_protocols_are_never_compared(page, tmp_path):
     opened(page, tmp_path)
     expect(page.locator("#protocol")).to_contain_text("different protocols")
     two = page.locator("#two")
-    two.get_by_label("b", exact=True).select_option(value="16")
+    stranger = two.locator("optgroup[label='Protocol B'] option").last.get_attribute("value")
+    two.get_by_label("b", exact=True).select_option(value=stranger)
     expect(two.locator("#refusal")).to_contain_text("window length: 512 tokens and 64 tokens")
     assert two.locator(".verdict").count() == 0
     page.get_by_role("button", name="B: 1 run").click()

@@ -24,6 +24,16 @@ def test_a_clear_difference_names_a_winner_and_none_names_none(tmp_path):
     assert not even.interval.excludes_zero
 
 
+def test_runs_of_two_seeds_are_no_family(tmp_path):
+    for seed in (0, 1):
+        finished(tmp_path / f"w{seed}", 50.0, seed=seed, nll=windows(0.5, draw=seed))
+        finished(tmp_path / f"m{seed}", 60.0, seed=seed, method="magnitude", nll=windows(0.6, draw=9 + seed))
+    [group] = gathered(tmp_path)
+    families = [pair.family for pair in pairs.compare(group).found]
+    assert sorted(families[:2]) == ["sparsity 50 %, seed 0", "sparsity 50 %, seed 1"]
+    assert families[2:] == [pairs.DIFFERENT] * 4
+
+
 def test_the_adjustment_is_over_the_pairs_of_one_sparsity(tmp_path):
     for sparsity in (0.5, 0.6):
         for i, method in enumerate(("wanda", "magnitude", "hybrid")):
@@ -62,12 +72,17 @@ def test_what_is_not_computed_is_counted_and_the_foremost_are(tmp_path, monkeypa
 
 
 def test_as_many_bootstrap_series_as_the_adjustment_needs():
-    assert pairs.affordable(24) >= 500
-    for windows_each in (24, 300, 5000):
-        count = pairs.affordable(windows_each)
-        repeats = max(pairs.REPEATS, pairs.LEVEL * count)
-        assert count >= 1
-        assert count * repeats * windows_each <= pairs.BUDGET
+    """The smallest p that R series know, 1 / (R + 1), times the family's size is at most 0.05."""
+    assert all(size / (pairs.repeats(size) + 1) <= 0.05 for size in (1, 99, 101, 1000))
+
+
+@pytest.mark.parametrize("windows_each", [24, 300, 5000])
+def test_the_work_is_within_its_budget_and_uses_it(windows_each):
+    one = pairs.affordable(["a"] * 10_000, windows_each)
+    assert one * pairs.repeats(one) * windows_each <= pairs.BUDGET
+    assert (one + 1) * pairs.repeats(one + 1) * windows_each > pairs.BUDGET
+    assert pairs.affordable(["a", "b"] * 5_000, windows_each) >= one  # smaller families need fewer series
+    assert pairs.affordable(["a"] * 3, windows_each) == 3
 
 
 def test_a_run_without_windows_is_compared_with_none(tmp_path):

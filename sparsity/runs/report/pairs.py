@@ -2,16 +2,17 @@
 
 Such an interval speaks of two pruned models and other text; a claim about two *methods* needs seeds: seeds.py.
 
-Runs of one protocol are compared, all with all, those that ask for the same sparsity first and the best perplexities first among
-those. Holm's adjustment is over the pairs of one sparsity (or of differing ones), which is what a reader looks through at once. A
-bootstrap of R series knows no p below 1 / (R + 1), so R = 20 * (pairs adjusted together) is needed for any of them to be found; the
-work grows with the square of the pairs, and what is beyond BUDGET is not computed, which the page says.
+Runs of one protocol are compared, all with all, those of equal sparsity and seed first and the best perplexities first among
+those. Holm's adjustment is over the pairs of one sparsity and seed (or over all that differ in either), which is what a reader
+looks through at once. A bootstrap of R series knows no p below 1 / (R + 1), so R = 20 * (pairs adjusted together) is needed for any
+of them to be found; the work grows with the square of the pairs, and what is beyond BUDGET is not computed, which the page says.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -25,9 +26,10 @@ from .measures import PERPLEXITY
 from .read import Row, number
 
 BUDGET = 200_000_000  # windows drawn in all; some 5 s
-DOCUMENT_PAIRS = 2_000  # comparisons of accuracies; some 2 ms each
+DOCUMENT_PAIRS = 1_000  # comparisons of accuracies; some 2 ms each
 REPEATS = 2_000
 LEVEL = 20  # 1 / (1 - confidence)
+DIFFERENT = "differing sparsities or seeds"
 
 Answers = dict[tuple[str, str], float]  # (document, its hash) -> right or wrong
 
@@ -58,41 +60,54 @@ class Pairs:
 
 def compare(group: Group) -> Pairs:
     """The pairs of a group's latest runs."""
-    latest = [i for composition in group.compositions for i in composition.seeds.values()]
+    seeds = {i: seed for composition in group.compositions for seed, i in composition.seeds.items()}
     order = sorted(
-        latest, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i)
+        seeds, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i)
     )
-    both = sorted(combinations(order, 2), key=lambda pair: (_family(group, *pair) == DIFFERENT, *_ranks(order, pair)))
+    several = len(set(seeds.values())) > 1
+
+    def family(a: int, b: int) -> str:
+        asked = {round(value, 4) for i in (a, b) if (value := group.numbers[i].get("sparsity.asked")) is not None}
+        if len(asked) != 1 or seeds[a] != seeds[b]:
+            return DIFFERENT
+        return f"sparsity {100 * asked.pop():g} %" + (f", seed {seeds[a]}" if several else "")
+
+    families = {pair: family(*pair) for pair in combinations(order, 2)}
+    both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, *_ranks(order, pair)))
 
     windows = {i: [float(row["nll_pruned"]) for row in group.runs[i].tables["windows"]] for i in order}
     able = [(a, b) for a, b in both if 2 <= len(windows[a]) == len(windows[b])]
-    chosen = able[: affordable(len(windows[able[0][0]]))] if able else []
-    sizes = [_family(group, *pair) for pair in chosen]
-    repeats = max([REPEATS, *(LEVEL * sizes.count(family) for family in set(sizes))])
-    found = [
-        Pair(a, b, "perplexity", _windows(windows[a], windows[b], repeats), 1.0, _family(group, a, b), 0)
-        for a, b in chosen
-    ]
+    chosen = able[: affordable([families[pair] for pair in able], len(windows[able[0][0]]))] if able else []
+    sizes = Counter(families[pair] for pair in chosen)
+    found = []
+    for a, b in chosen:
+        together = families[a, b]
+        found.append(
+            Pair(a, b, "perplexity", _windows(windows[a], windows[b], repeats(sizes[together])), 1.0, together, 0)
+        )
     answers = {i: _answers(group.runs[i].tables["documents"]) for i in order}
     accuracies: list[Pair] = []
     for a, b in both:
-        for task in answers[a].keys() & answers[b].keys() if len(accuracies) < DOCUMENT_PAIRS else ():
+        for task in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
             if (interval := _documents(answers[a][task], answers[b][task])) is not None:
-                accuracies.append(Pair(a, b, task, interval, 1.0, _family(group, a, b), 0))
+                accuracies.append(Pair(a, b, task, interval, 1.0, families[a, b], 0))
     return Pairs(_adjusted([*found, *accuracies]), len(able), len(chosen))
 
 
-def affordable(windows: int) -> int:
-    """How many pairs, each of so many windows, the budget allows."""
-    return min(int(math.sqrt(BUDGET / (LEVEL * windows))), BUDGET // (REPEATS * windows))
+def repeats(size: int) -> int:
+    """The bootstrap series for each pair of a family of so many."""
+    return max(REPEATS, LEVEL * size)
 
 
-DIFFERENT = "different sparsities"
-
-
-def _family(group: Group, a: int, b: int) -> str:
-    asked = {round(value, 4) for i in (a, b) if (value := group.numbers[i].get("sparsity.asked")) is not None}
-    return f"sparsity {100 * asked.pop():g} %" if len(asked) == 1 else DIFFERENT
+def affordable(families: Sequence[str], windows: int) -> int:
+    """How many pairs, from the first, the budget allows. `families`: the pairs'; `windows`: of a run."""
+    sizes, work = Counter[str](), 0
+    for count, family in enumerate(families):
+        before, sizes[family] = sizes[family], sizes[family] + 1
+        work += windows * (sizes[family] * repeats(sizes[family]) - before * repeats(before))
+        if work > BUDGET:
+            return count
+    return len(families)
 
 
 def _ranks(order: Sequence[int], pair: tuple[int, int]) -> tuple[int, int]:

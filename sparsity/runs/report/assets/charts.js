@@ -102,7 +102,7 @@ function matrix() {
   const down = columns.filter((key) => ![...across, ...apart].includes(key));
   const said = (one, keys) => here.columns.filter(({ key, usual }) => keys.includes(key) && ![undefined, usual].includes(one.options[key]))
     .map(({ key, heading, plain: bare }) => (bare ? one.options[key] : `${heading} ${one.options[key]}`)).join(" · ");
-  return [h("p", { class: "soft" }, "Mean perplexity over seeds, ± their standard deviation. The darker, the lower; bold: the lowest, which is no verdict."),
+  return [h("p", { class: "soft" }, "Mean perplexity over seeds, ± their standard deviation. The stronger the shade, the lower; bold: the lowest, which is no verdict."),
     ...distinct(pruned.map((one) => said(one, apart))).sort().map((title) => {
     const cells = pruned.filter((one) => said(one, apart) === title);
     const heads = distinct(cells.map((one) => one.options.corrector)).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));

@@ -60,13 +60,13 @@ function twoRuns() {
 
 function said(row, first, second) {
   const name = (i) => h("strong", {}, i === first ? "a" : "b", " (", label(i), ")");
-  const many = row.size > 1 ? [` Among the ${row.size} pairs of ${row.family} (Holm, p ${chance(row.adjusted)}) `,
-    row.winner === null ? "the difference is not certain." : "it still holds."] : [];
+  const many = row.size > 1 && row.alone !== null && [` Among the ${row.size} pairs of ${row.family} (Holm's adjustment: p ${chance(row.adjusted)}) `,
+    row.winner === null ? "that is not certain." : "that still holds."];
   const measure = row.what === "perplexity" ? `perplexity of b relative to a, ${row.units} windows` : `${row.what}, ${row.units} documents`;
   return h("div", { class: "verdict" },
     h("h3", {}, measure),
     h("p", {}, h("span", { class: "best" }, amount(row.what, row.estimate)), ` (${between(row.what, row.low, row.high)}), p ${chance(row.p)}. `,
-      row.alone === null ? "The interval holds zero: no winner." : [name(row.alone), " is better."], many),
+      row.alone === null ? "No winner." : ["Taken alone, ", name(row.alone), " is better."], many),
     row.what === "perplexity" && h("p", { class: "soft small" }, `In nats per token: ${signed(row.estimate, 4)} (${signed(row.low, 4)} to ${signed(row.high, 4)}).`));
 }
 
@@ -128,12 +128,11 @@ function allPairs() {
     onchange: () => { state.open.words = search.value; redraw("pairs"); } });
   const menu = (title, values, now, key, any) => values.length > 1 && chooser(title, [...(any ? [[-1, any, ""]] : []), ...values.map((value, i) => [i, value, ""])],
     now === null ? -1 : values.indexOf(now), (i) => { state.open[key] = values[i] ?? null; redraw("pairs"); });
-  const sizes = families.map((name) => `${rows.filter((row) => row[2] === what && row[11] === name).length} of ${name}`).join(", ");
   return [
-    h("p", { class: "soft" }, `A winner is named only where the interval excludes zero and p, after Holm's adjustment over the pairs of one sparsity (${sizes}), is at most 0.05. ${MODELS}`),
-    compared < possible && h("p", { class: "warn", id: "limit" }, `${compared} of ${possible} pairs of runs were computed: those of equal sparsity first, the best perplexities first. A report of fewer folders has room for the rest.`),
+    h("p", { class: "soft" }, `A winner is named only where the interval excludes zero and p, after Holm's adjustment over the pairs of one sparsity and seed, is at most 0.05. ${MODELS}`),
+    compared < possible && h("p", { class: "warn", id: "limit" }, `${compared} of ${possible} pairs of runs were computed: those of equal sparsity and seed first, the best perplexities first. A report of fewer folders has room for the rest.`),
     here.repeats > 0 && h("p", { class: "soft small" }, `${here.repeats} earlier runs of options and a seed that were run again are left out.`),
-    h("div", { class: "row controls" }, search, menu("measure", whats, what, "what"), menu("sparsity", families, family, "family", "all"),
+    h("div", { class: "row controls" }, search, menu("measure", whats, what, "what"), menu("adjusted together", families, family, "family", "all"),
       h("span", { class: "soft" }, `${chosen.length} pairs`)),
     sortable("all-pairs", "All pairs", columns, chosen, { limit: 100 }),
   ];
@@ -154,8 +153,8 @@ function seedsSection() {
   ];
   const name = (i) => here.seeds[i].label;
   const pairs = [
-    { heading: "a", value: (row) => name(row[0]) },
-    { heading: "b", value: (row) => name(row[1]) },
+    { heading: "a", wide: true, value: (row) => name(row[0]) },
+    { heading: "b", wide: true, value: (row) => name(row[1]) },
     { heading: "b − a, perplexity", num: true, value: (row) => row[2], cell: (row) => signed(row[2], 2) },
     { heading: "95 % interval", num: true, value: (row) => row[3], cell: (row) => `${signed(row[3], 2)} to ${signed(row[4], 2)}` },
     { heading: "seeds", num: true, value: (row) => row[6] },
