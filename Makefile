@@ -8,6 +8,8 @@ PIP_ARGS ?=
 WORKERS  ?= 2
 ARGS     ?= experiment=first_run
 RUNS     ?= outputs
+TRACKIO_DIR ?= outputs/trackio
+TRACKIO_PLOT_ORDER ?= perplexity/*,evaluation/*,sparsity/*,layers/*,layer/*
 
 bin    := .venv/bin
 # One thread in each worker: two workers of two threads each are slower than this on two cores.
@@ -18,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench test-cuda lock clean
+.PHONY: help setup run report test check lint types mutants verify bench dashboard test-cuda lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +54,9 @@ verify: .venv/.stamp  ## on a real model: Wanda is Wanda, bit for bit, however o
 
 bench: .venv/.stamp  ## what each corrector costs, in matrix products; needs an idle machine
 	@$(bin)/python -m experiments.bench.correctors
+
+dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
+	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1
 
 test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 	$(pytest) -m cuda

@@ -1,6 +1,6 @@
-"""A headless Chromium for the tests of pages: the fixture `page`, without a network, and what its console said.
+"""A headless Chromium for the tests of pages, which carry the marker `browser`: the fixture `page`.
 
-Tests that use it carry the marker `browser`. Where no Chromium is found they are left out, and conftest.py says so.
+No page of ours may ask another machine. Where no Chromium is found these tests are left out, and one line says so.
 """
 
 from __future__ import annotations
@@ -10,12 +10,26 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-OPTIONS = (
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
+FLAGS = (
     "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+OURS = ("file:", "data:", "blob:", "http://127.0.0.1:")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    without = [item for item in items if CHROMIUM is None and item.get_closest_marker("browser")]
+    if without:  # deselected, not skipped: nothing was attempted
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if CHROMIUM is None:
+        terminalreporter.write_line(f"none of {', '.join(NAMES)} is on PATH: the browser tests were left out")
 
 
 # Of a module, not of the session: while the driver lives, nothing else in this process may start an event loop.
@@ -25,22 +39,30 @@ def chromium() -> Iterator[Browser]:
         ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
     )  # the sandbox does not run as root
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*OPTIONS, *rooted])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *rooted])
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def page(chromium: Browser) -> Iterator[Page]:
-    """A page of 1280 x 800 in light colours, without a network. Whatever it reports as an error fails the test when it ends."""
-    complaints: list[str] = []
-    context = chromium.new_context(
-        offline=True, color_scheme="light", viewport={"width": 1280, "height": 800}, locale="en-GB"
-    )
-    context.set_default_timeout(10_000)
+    """Fails the test that asked another machine, or in whose page a script raised."""
+    foreign: list[str] = []
+    raised: list[str] = []
+
+    def route(asked: Route) -> None:
+        if asked.request.url.startswith(OURS):
+            asked.continue_()
+        else:
+            foreign.append(asked.request.url)
+            asked.abort()
+
+    context = chromium.new_context(viewport={"width": 1600, "height": 1200}, color_scheme="light", locale="en-GB")
+    context.set_default_timeout(30_000)
+    context.route("**/*", route)
     page = context.new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: raised.append(str(error)))
     yield page
     context.close()
-    assert complaints == []
+    assert foreign == []
+    assert raised == []

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 L = 32  # tokens in a window
 SMALL = (
     "model=tiny", "dataset=text", "dataset.calibration=calibration.txt", "dataset.evaluation=evaluation.txt",
-    "calibration.num_sequences=4", f"calibration.seqlen={L}",
+    "calibration.num_sequences=4", f"calibration.seqlen={L}", "tracker=none",
 )  # fmt: skip
 MEASURED = (f"evaluation.perplexity.seqlen={L}", "evaluation.perplexity.windows=6")
 UNMEASURED = "evaluation=[]"

@@ -20,6 +20,7 @@ OPTIONS = {
     for folder in sorted(CONF.iterdir())
     if folder.is_dir() and folder.name not in ("hydra", "experiment")
 }
+LISTS = ("evaluation", "tracker")  # several options at once
 CPU = torch.device("cpu")
 
 
@@ -31,7 +32,7 @@ def compose(*overrides: str) -> DictConfig:
 
 
 def chosen(group: str, option: str) -> DictConfig:
-    return compose(f"{group}=[{option}]" if group == "evaluation" else f"{group}={option}")
+    return compose(f"{group}=[{option}]" if group in LISTS else f"{group}={option}")
 
 
 def assembled(*overrides: str) -> Parts:

@@ -8,23 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, chromium, page  # noqa: F401 (fixtures)
 from commands import MEASURED, Run, run, workplace
 from huggingface_hub import constants
+from task_data import DATA, lay_out
 
+pytest_plugins = ("browser",)
 pytest.register_assert_rewrite("contract")  # its checks show what they compared, as a test does
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without a Chromium the tests that need one are left out, not skipped: nothing was attempted."""
-    if CHROMIUM is None and (left_out := [item for item in items if item.get_closest_marker("browser")]):
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if CHROMIUM is None:
-        terminalreporter.write_line("no chromium on PATH: the browser tests were left out")
 
 
 @pytest.fixture
@@ -56,3 +45,26 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_traces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`datasets` leaves a lock file for whatever it reads, even a stream."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+
+
+@pytest.fixture
+def tasks(work: Path, no_traces: None) -> Path:
+    """Task files of lm-eval over a few documents each."""
+    from sparsity.runs.tasks import write  # heavy, and few tests need it
+
+    write(lay_out(work / "data", DATA), work / "tasks")
+    return work / "tasks"
+
+
+@pytest.fixture
+def few_stock_tasks(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another folder in the place of lm-eval's own tasks, which take ten seconds to list."""
+    import lm_eval.tasks.manager as manager
+
+    from sparsity.evaluation import harness
+
+    (work / "stock").mkdir()
+    (work / "stock" / "arc_easy.yaml").write_text("task: arc_easy\ntag: ai2_arc\n")
+    (work / "stock" / "stock_only.yaml").write_text("task: stock_only\ntag: ai2_arc\n")
+    monkeypatch.setattr(manager, "__file__", str(work / "stock" / "manager.py"))
+    harness.manager.cache_clear()

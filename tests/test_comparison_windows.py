@@ -74,12 +74,12 @@ def test_a_constant_difference_is_certain():
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("repeats", [199, 2000])
-def test_interval_and_p_agree(confidence: float, repeats: int):
-    """Over effects from none to plain, so that both answers occur."""
+@pytest.mark.parametrize("repeats,times", [(130, 300), (2000, 30)])
+def test_interval_and_p_agree(confidence: float, repeats: int, times: int):
+    """Over effects from none to plain, so that both answers occur; few resamples, so that many ratios lie next to the limit."""
     said = set()
-    for seed in range(60):
-        pair = a_pair(effect=0.002 * seed, seed=seed)
+    for seed in range(times):
+        pair = a_pair(effect=0.1 * seed / times, seed=seed)
         found = paired_difference(*pair, rng(seed), confidence, repeats)
         assert found.excludes_zero == (found.p <= 1 - confidence + 1e-12)
         said.add(found.excludes_zero)
@@ -151,7 +151,7 @@ def test_one_window_that_differs_proves_nothing():
     b_N = np.zeros(24)
     b_N[5] = 1.0
     found = paired_difference(np.zeros(24), b_N, rng())
-    assert np.isfinite([found.low, found.high]).all()
+    assert -1 < found.low < 0 < found.high < 1
     assert found.p > 0.05
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from composing import CONF, OPTIONS, assembled, chosen, compose, key
+from composing import CONF, LISTS, OPTIONS, assembled, chosen, compose, key
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -41,9 +41,7 @@ def test_an_option_composes_and_all_its_references_resolve(group, option):
     config = OmegaConf.to_container(chosen(group, option), resolve=True)
     assert "${" not in str(config)
     written = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
-    if (
-        group == "evaluation"
-    ):  # several at once, each under its name; a named protocol is one of them with other options
+    if group in LISTS:  # several at once, each under its name; a named protocol is one of them with other options
         assert len(written) == 1
         assert [*config[group]] == [*written]
         assert {*written} <= {*OPTIONS[group]}

@@ -94,7 +94,7 @@ def only_runs_know_the_configuration(path: str, source: str) -> Iterator[str]:
     if has_doors_open(path):
         return
     for line, name in imported(path, source):
-        if name.split(".")[0] in {"hydra", "omegaconf", "wandb"}:
+        if name.split(".")[0] in {"hydra", "omegaconf", "trackio", "wandb"}:
             yield f"{path}:{line}: imports {name}: only sparsity/runs and run.py may"
 
 

@@ -52,7 +52,10 @@ EARLY = {  # no model is loaded
     ),
     "option of another method": (["method=sparsegpt", "method.dampp=1"], ["Did you mean: method.damp", "method.width"]),
     "unknown method": (["method=wnda"], ["method/wnda", "dense", "magnitude", "sparsegpt", "wanda"]),
-    "unknown evaluator": (["evaluation=[perplexit]"], ["perplexit", "Available options in 'evaluation': perplexity"]),
+    "unknown evaluator": (
+        ["evaluation=[perplexit]"],
+        ["perplexit", "Available options in 'evaluation': ", "perplexity"],
+    ),
     "unknown experiment": (["experiment=nope"], ["experiment/nope", "first_run"]),
     "value of a method": (["method.scope=rows"], ["method.scope=rows", "expected 'row' or 'layer'"]),
     "sparsity of one": (["sparsity=1"], ["sparsity=1", "expected less than 1"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,16 @@ from sparsity.runs.report.build import build
 from sparsity.runs.report.page import embedded
 
 EVIL = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+
+
+@pytest.fixture
+def page(page: Page) -> Iterator[Page]:
+    """Without a network, and with nothing to complain of on the console."""
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.context.set_offline(True)
+    yield page
+    assert complaints == []
 
 
 def study(folder: Path) -> None:

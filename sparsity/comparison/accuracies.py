@@ -59,12 +59,10 @@ def check_answers(answer_N: Values, model: str) -> None:
 
 def lower_limit(gained: int, lost: int, count: int, z: float) -> float:
     """Tango's lower limit. The upper one is minus the lower one with a and b exchanged."""
-    if lost == count:
-        return -1.0
     estimate = (gained - lost) / count
 
     def excess(d: float) -> float:
-        """Above zero at d = -1, below zero just under the estimate."""
+        """Above zero at d = -1, or zero if b lost every document; below zero just under the estimate."""
         linear = (2 * count - gained + lost) * d - gained - lost
         loss = (math.sqrt(max(linear**2 + 8 * count * lost * d * (1 - d), 0)) - linear) / (4 * count)
         return gained - lost - count * d - z * math.sqrt(max(count * (2 * loss + d * (1 - d)), 0))

@@ -44,7 +44,7 @@ def cosines(count: int) -> Values:
 def resampled(series_N: Values, repeats: int, rng: np.random.Generator) -> Values:
     """Series (repeats, N) put together from circular blocks of ceil(N^(1/3)); every place draws every window equally often."""
     count = len(series_N)
-    length = math.ceil(round(count ** (1 / 3), 9))  # rounded: 27 ** (1/3) may come out above 3
+    length = math.ceil(count ** (1 / 3))
     block_NL = sliding_window_view(np.concatenate([series_N, series_N[: length - 1]]), length)
     start_RK = rng.integers(count, size=(repeats, -(-count // length)))
     return np.ascontiguousarray(block_NL)[start_RK].reshape(repeats, -1)[:, :count]

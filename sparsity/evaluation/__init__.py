@@ -3,6 +3,7 @@
 from .cost import Cost
 from .divergence import Divergence
 from .generation import Generation
+from .lm_eval import LMEval
 from .perplexity import Perplexity
 
-__all__ = ["Cost", "Divergence", "Generation", "Perplexity"]
+__all__ = ["Cost", "Divergence", "Generation", "LMEval", "Perplexity"]

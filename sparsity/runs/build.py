@@ -35,7 +35,7 @@ class Parts:
     pattern: Pattern
     corrector: Corrector
     evaluation: Mapping[str, Evaluator]
-    tracker: Tracker
+    tracker: Mapping[str, Tracker]
 
 
 def targets(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -86,6 +86,23 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
         say(
             f"dense, pruned: perplexity, {protocol['windows']} windows of {protocol['seqlen']} tokens of {chosen['dataset']}"
         )
+    if "lm_eval" in result["evaluation"]:
+        _tasks(result["evaluation"]["lm_eval"])
     say(f"asked, found: zeros in {sparsity['layers']} of {layers['all']} layers; recounted in the model")
     say("seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["seconds"].items()))
     say(f"files: {folder}")
+
+
+def _tasks(found: Mapping[str, Any]) -> None:
+    """Every metric of every task, of both models, with its standard error where there is one."""
+    view = Table("task", "metric", "dense", "pruned", box=None, padding=(0, 2, 0, 0))
+    for task, metrics in found["pruned"].items():
+        for metric in (name for name in metrics if "_stderr" not in name):
+            base, _, filtered = metric.partition(",")  # "exact_match,strict-match"
+            error = f"{base}_stderr" + (f",{filtered}" if filtered else "")
+            cells = (
+                f"{values[metric]:.4g}" + (f" ± {values[error]:.2g}" if error in values else "")
+                for values in (found["dense"][task], metrics)
+            )
+            view.add_row(task, metric, *cells)
+    console.print(view)

@@ -22,6 +22,7 @@ PACKAGES = (
     "transformers",
     "tokenizers",
     "datasets",
+    "lm-eval",
     "hydra-core",
     "omegaconf",
     "safetensors",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import partial
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from ..core import Evaluator, Measured, UserError
 from ..models import Decoder, Itself, Loaded, ModelSource
@@ -44,6 +46,7 @@ def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: 
         "transformers": transformers.__version__,
     }
     text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
+    tokenizer = decoder.tokenizer and tokenizer_hash(decoder.tokenizer)
 
     def answer(evaluator: Evaluator) -> Mapping[str, Tensor]:
         with decoder.on(device):
@@ -52,10 +55,18 @@ def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: 
     found: dict[str, Mapping[str, Tensor]] = {}
     for name, evaluator in evaluators.items():
         its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
-        content = known | its | ({"text": text} if evaluator.reads_text else {})
+        content = known | its | ({"text": text} if evaluator.reads_text else {"tokenizer": tokenizer})
         ask = partial(answer, evaluator)
         found[name] = remembered("dense", content, ask) if evaluator.remembers else ask()
     return found
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 over what decides how a text, or a message, becomes ids: for evaluators whose text is not the dataset's."""
+    engine = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer: all of it, as JSON
+    vocabulary = engine.to_str() if engine is not None else sorted(tokenizer.get_vocab().items())
+    content = [vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def compare(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import cast
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -42,4 +44,15 @@ def place(hydra: DictConfig, name: str) -> Place:
     # as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
-    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, [str(word) for word in words])
+    words = [str(word) for word in words]
+    swept = _swept(words) if sweep else []
+    folder = Path(hydra.sweep.dir).absolute() if sweep else None
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept)
+
+
+def _swept(words: list[str]) -> list[str]:
+    """A point's words, without those that were typed with one value for all points."""
+    parser = OverridesParser.create()
+    typed = parser.parse_overrides([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
+    fixed = {override.key_or_group for override in typed if not override.is_sweep_override()}
+    return [word for word in words if parser.parse_override(word).key_or_group not in fixed]

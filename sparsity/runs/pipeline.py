@@ -36,6 +36,8 @@ from .key import run_key
 from .preview import preview
 from .settings import Settings, read, resolve_device
 from .store import ENVIRONMENT, RESULT, RunStore, find_finished
+from .tracking import About, Outcome, Watch
+from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
 
@@ -48,6 +50,8 @@ class Place:
     finished: Path
     choices: Mapping[str, str]  # group -> option
     overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
+    sweep: Path | None = None  # the folder of the sweep that this is a point of
+    swept: Sequence[str] = ()  # the words that other points of the sweep do not share
 
 
 @dataclass
@@ -96,7 +100,8 @@ def run(config: DictConfig, place: Place) -> dict[str, Any]:
         result, folder = RunStore(done).result or {}, done
     else:
         _claim(job)
-        result, folder = _run(job), place.folder
+        with Watch(job.parts.tracker) as watch:
+            result, folder = _run(job, watch), place.folder
     console.table(result, folder)
     return result
 
@@ -129,7 +134,7 @@ def prepare(config: DictConfig, place: Place) -> Job:
     return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
 
 
-def _run(job: Job) -> dict[str, Any]:
+def _run(job: Job, watch: Watch) -> dict[str, Any]:
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     settings, parts, store, clock = job.settings, job.parts, job.store, Clock()
     with clock("load"), console.busy("loading"):
@@ -149,7 +154,7 @@ def _run(job: Job) -> dict[str, Any]:
     where = environment(job.device)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
     store.json(ENVIRONMENT, where)
-    parts.tracker.start(job.config)
+    watch.start(_about(job))
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
         other = referred(parts.reference, loaded, settings.torch_dtype)
@@ -158,7 +163,7 @@ def _run(job: Job) -> dict[str, Any]:
         reference = {"name": other.name, **other.origin} if other else None
         del other, against  # the memory of another model is needed
     sites = the_plan.sites
-    rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock)
+    rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock, watch)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, dense)
     for found in measured.values():
@@ -190,12 +195,32 @@ def _run(job: Job) -> dict[str, Any]:
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
     store.json(RESULT, result)
-    parts.tracker.finish(result)
+    watch.finish(lambda: _outcome(job, result))
     return result
 
 
+def _about(job: Job) -> About:
+    """What a tracker is told of a run that starts."""
+    place, settings = job.place, job.settings
+    return About(
+        folder=place.folder,
+        study=settings.name,
+        name=run_name(place.choices, job.parts.pattern.sparsity, settings.seed, place.swept),
+        id=run_id(place.folder, job.key),
+        group=place.sweep.name if place.sweep else None,
+        job_type="sweep" if place.sweep else "run",
+        config={**job.config, "choices": dict(place.choices), "run_key": job.key, "folder": str(place.folder)},
+    )
+
+
+def _outcome(job: Job, result: Mapping[str, Any]) -> Outcome:
+    """What a tracker is told of a run that finished."""
+    model = job.place.folder / checkpoint.FOLDER
+    return Outcome(summary(result), tables(job.place.folder), model if job.settings.save else None)
+
+
 def _prune(
-    job: Job, decoder: Decoder, the_plan: Plan, ids_BT: Tensor | None, clock: Clock
+    job: Job, decoder: Decoder, the_plan: Plan, ids_BT: Tensor | None, clock: Clock, watch: Watch
 ) -> tuple[list[dict[str, Any]], str]:
     """Prune the model in place. Returns the rows of layers.csv, written block by block, and the hash of all masks."""
     rows: list[dict[str, Any]] = []
@@ -212,7 +237,7 @@ def _prune(
         for report in console.progress(prune(stream, the_plan), len(sites), len(decoder.blocks)):
             rows.append(_row(report, _method(job, report.site)))
             digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
-            job.parts.tracker.layer(rows[-1])
+            watch.layer(rows[-1])
             if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
                 job.store.csv("layers.csv", rows)
     clock.seconds["calibrate"] += stream.seconds

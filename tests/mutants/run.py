@@ -33,6 +33,7 @@ LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
 ENGINE = "tests/test_engine.py"
 TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.py", "sparsity/groupings/topics.py"
+BOOTSTRAP, COMPARED = "tests/test_comparison_windows.py", "tests/test_comparison.py"
 TAPS, RANKED, SCORED = "tests/test_taps.py", "tests/test_tfidf.py", "tests/test_neuronrank.py"
 
 MUTANTS = (
@@ -197,6 +198,41 @@ MUTANTS = (
         'plan, method=Magnitude("layer"), corrector',
         "plan, corrector",
         "tests/test_head.py",
+    ),
+    Mutant(
+        "windows one by one",
+        "sparsity/comparison/windows.py",
+        "math.ceil(count ** (1 / 3))",
+        "1",
+        BOOTSTRAP,
+    ),
+    Mutant(
+        "a difference that may lie below Student's",
+        "sparsity/comparison/windows.py",
+        "max((1 + beyond) / (len(ratio_R) + 1), normal.p)",
+        "(1 + beyond) / (len(ratio_R) + 1)",
+        BOOTSTRAP,
+    ),
+    Mutant(
+        "Tango's quadratic",
+        "sparsity/comparison/accuracies.py",
+        "8 * count * lost",
+        "4 * count * lost",
+        COMPARED,
+    ),
+    Mutant(
+        "Bonferroni for Holm",
+        "sparsity/comparison/multiplicity.py",
+        "(len(p_values) - rank)",
+        "len(p_values)",
+        COMPARED,
+    ),
+    Mutant(
+        "a winner on the worse side",
+        "sparsity/comparison/multiplicity.py",
+        '== (better == "smaller")',
+        '!= (better == "smaller")',
+        COMPARED,
     ),
 )
 

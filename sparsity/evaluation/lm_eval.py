@@ -1,0 +1,240 @@
+"""Tasks of EleutherAI's lm-evaluation-harness, answered by the dense and by the pruned model: accuracies, and every single answer.
+
+Nothing here computes a metric: lm-eval does, as its own command would on the saved checkpoint; at one batch size to the last bit.
+Of every document its metrics are kept and the log-likelihoods of its requests in nats, one per choice, so that any two models can
+be compared in pairs by (task, doc_hash). A task whose model writes text instead of rating choices has metrics only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..core import Measured, Model, UserError
+from . import harness
+from .packing import pack, unpack
+from .task_files import TaskFile, read_tasks
+
+
+@dataclass(frozen=True)
+class LMEval:
+    reads_text: ClassVar[bool] = False
+    remembers: ClassVar[bool] = True
+
+    tasks: list[str]  # names of tasks, groups or tags; a group or tag stands for its tasks
+    tasks_path: str | None  # a folder of task files; one that has the name of a stock task replaces it
+    limit: int | None  # the first so many documents of each task; None: all
+    num_fewshot: int | None  # examples in front of each question; None: the task's own number
+    batch_size: int  # requests in one forward pass
+    max_length: int | None  # tokens; what is longer loses its beginning; None: the model's
+    apply_chat_template: bool  # each question as a message of the user's, examples as earlier turns
+    bootstrap_iters: int  # resamplings behind a standard error that has no closed form; 0: no standard errors
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise UserError("evaluation.lm_eval.tasks is empty: expected names of tasks, such as [arc_easy,piqa]")
+        low = {"limit": 1, "num_fewshot": 0, "batch_size": 1, "max_length": 2, "bootstrap_iters": 0}
+        for name, least in low.items():
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(f"evaluation.lm_eval.{name}={value} is out of range: expected at least {least}")
+        if self._folder is not None and not self._folder.is_dir():
+            got = "is a file" if self._folder.exists() else "does not exist"
+            raise UserError(
+                f"evaluation.lm_eval.tasks_path={self.tasks_path} {got}: expected a folder of lm-eval's task files. To write one: "
+                f"python -m sparsity.runs.tasks DATA_FOLDER TASKS_FOLDER"
+            )
+
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.tasks_path is None else Path(self.tasks_path).expanduser().absolute()
+
+    def _local(self) -> dict[str, TaskFile]:
+        return {} if self._folder is None else read_tasks(self._folder)
+
+    def files(self) -> Sequence[Path]:
+        """lm-eval, whose next version may ask otherwise; task files, and the data that they name."""
+        spec = find_spec("lm_eval")  # does not import it
+        if spec is None or spec.origin is None:
+            raise UserError(
+                "evaluation=[lm_eval] needs the package lm-eval, which is not installed: pip install lm-eval"
+            )
+        local = self._local()
+        found = [file for name in self.tasks if name in local for file in local[name].files()]
+        if not all(name in local for name in self.tasks):  # a group or a tag may mean any of them
+            found += (source for task in local.values() for source in task.sources)
+        return [Path(spec.origin), *dict.fromkeys(found)]
+
+    def check(self, ids_N: Tensor) -> None:
+        """Loads the tasks and their documents."""
+        self._load()
+
+    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+        return {"answers": pack(self._answers(dense, "dense"))}
+
+    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+        dense, after = unpack(reference["answers"]), unpack(pack(self._answers(pruned, "pruned")))
+        summary = {
+            "dense": dense["metrics"],
+            "pruned": after["metrics"],
+            "lm_eval": after["lm_eval"],
+            "tasks": after["tasks"],
+            "limit": self.limit,
+            "batch_size": self.batch_size,
+            "max_length": self.max_length,
+            "apply_chat_template": self.apply_chat_template,
+        }
+        return Measured(summary, "documents", list(_pairs(dense["documents"], after["documents"])))
+
+    def _load(self) -> harness.Loaded:
+        local = self._local()
+        stock = not all(name in local for name in self.tasks)
+        manager = harness.manager(self._folder, stock, tuple((str(f), *_stamp(f)) for f in self.files()))
+        for name in self.tasks:
+            if name not in manager.all_tasks:
+                close = get_close_matches(name, manager.all_tasks, n=3)
+                raise UserError(
+                    f"lm-eval {version('lm_eval')} has no task {name}."
+                    + (f" Did you mean: {', '.join(close)}?" if close else "")
+                    + (f" In {self.tasks_path}: {', '.join(sorted(local)) or 'no task'}." if self.tasks_path else "")
+                    + " `lm_eval ls tasks` lists all"
+                )
+        return harness.load(manager, self.tasks, self.num_fewshot)
+
+    def _answers(self, model: Model, which: str) -> dict[str, Any]:
+        """What is kept of one model's answers: a JSON value without NaN or infinity."""
+        if model.tokenizer is None:
+            raise UserError("evaluation=[lm_eval] needs the model's tokenizer, and it has none: expected one beside it")
+        if self.apply_chat_template and not getattr(model.tokenizer, "chat_template", None):
+            raise UserError(
+                "evaluation.lm_eval.apply_chat_template=true, but the model's tokenizer has no chat template: leave it false"
+            )
+        found = harness.evaluate(
+            model,
+            self._load(),
+            {"batch_size": self.batch_size, "max_length": self.max_length},
+            limit=self.limit,
+            bootstrap_iters=self.bootstrap_iters,
+            apply_chat_template=self.apply_chat_template,
+            fewshot_as_multiturn=self.apply_chat_template,
+        )
+        samples = [(task, sample) for task, listed in sorted(found["samples"].items()) for sample in listed]
+        for task, sample in samples:
+            if not all(math.isfinite(value) for value in _loglikelihoods(sample)):
+                raise UserError(self._not_finite(model, which, task, sample))
+        metrics = {name: _metrics(values) for name, values in found["results"].items()}
+        for name, values in metrics.items():
+            for metric, value in values.items():
+                if not math.isfinite(value):
+                    raise UserError(
+                        f"the {which} model's {metric} of task {name} is {value}, though every log-likelihood is finite: expected "
+                        f"a finite number. Leave the task out, or give it more documents than limit={self.limit}"
+                    )
+        content = {
+            "lm_eval": version("lm_eval"),
+            "metrics": metrics,
+            "tasks": {name: _described(name, found) for name in found["samples"]},
+            "documents": _documents(samples),
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(content, default=_plain))
+        return plain
+
+    def _not_finite(self, model: Model, which: str, task: str, sample: Mapping[str, Any]) -> str:
+        bad = next(i for i, value in enumerate(_loglikelihoods(sample)) if not math.isfinite(value))
+        text = "".join(part for part in sample["arguments"][bad] if isinstance(part, str))
+        ids_BT = torch.tensor([model.tokenizer(text)["input_ids"][-(self.max_length or 0) :]])
+        return (
+            f"the {which} model's log-likelihood of request {bad} of document {sample['doc_id']} of task {task} is "
+            f"{_loglikelihoods(sample)[bad]}: expected a finite number. The first NaN or infinity comes out of "
+            f"{model.culprit(ids_BT)}. Try dtype=float32, or check its weights"
+        )
+
+
+def _name(metric: str, filtered: str) -> str:
+    """lm-eval's "acc,none" is "acc"; where answers are filtered in several ways the filter stays: "exact_match,strict-match"."""
+    return metric if filtered == "none" else f"{metric},{filtered}"
+
+
+def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among a task's results; lm-eval says "N/A" for a standard error that it does not know."""
+    keys = ((key, *key.partition(",")[::2]) for key in values if "," in key)
+    return {
+        _name(metric, filtered): float(values[key])
+        for key, metric, filtered in keys
+        if not isinstance(values[key], str)
+    }
+
+
+def _described(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    config = found["configs"][name]
+    options = config.get("dataset_kwargs") or {}
+    return {
+        "num_fewshot": found["n-shot"][name],
+        "version": found["versions"][name],
+        "output_type": config["output_type"],
+        "dataset": {key: config.get(f"dataset_{key}") for key in ("path", "name")}
+        | {key: options[key] for key in ("data_files", "data_dir") if key in options},
+        "n_samples": found["n-samples"][name],
+    }
+
+
+def _loglikelihoods(sample: Mapping[str, Any]) -> list[float]:
+    """Of each request in nats: (log-likelihood, greedy?) or, of a whole text, the number alone; nothing of a generated text."""
+    first = [responses[0] for responses in sample["resps"]]
+    numbers = [response[0] if isinstance(response, tuple | list) else response for response in first]
+    return [float(number) for number in numbers if isinstance(number, int | float)]
+
+
+def _documents(samples: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One entry per task and document; lm-eval has one more for each filter."""
+    documents: dict[tuple[str, int], dict[str, Any]] = {}
+    for task, sample in samples:
+        entry = {"task": task, "document": sample["doc_id"], "doc_hash": sample["doc_hash"]}
+        entry |= {"loglikelihoods": _loglikelihoods(sample), "metrics": {}}
+        metrics = documents.setdefault((task, sample["doc_id"]), entry)["metrics"]
+        metrics |= {_name(metric, sample["filter"]): _known(sample[metric]) for metric in sample["metrics"]}
+    return list(documents.values())
+
+
+def _known(value: Any) -> Any:
+    """None for NaN: a task says so of a document that a metric does not count."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _pairs(dense: Sequence[Mapping[str, Any]], pruned: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows of documents.csv."""
+    named = ("task", "document", "doc_hash")
+    if [[entry[key] for key in named] for entry in dense] != [[entry[key] for key in named] for entry in pruned]:
+        raise UserError(
+            "the dense model's remembered answers are to other documents than the pruned model's: a data set of the hub has "
+            "changed in between. Expected the same ones; set SPARSITY_CACHE to another folder, and the dense model is asked again"
+        )
+    metrics = dict.fromkeys(metric for entry in pruned for metric in entry["metrics"])
+    for entries in zip(dense, pruned, strict=True):
+        both = dict(zip(("dense", "pruned"), entries, strict=True))
+        row = {key: entries[0][key] for key in named}
+        for metric in metrics:  # of all tasks: a cell is empty where a task does not have it
+            row |= {f"{metric}_{which}": _cell(entry["metrics"].get(metric)) for which, entry in both.items()}
+        yield row | {f"loglikelihoods_{which}": _cell(entry["loglikelihoods"]) for which, entry in both.items()}
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _plain(value: Any) -> Any:
+    """numpy's numbers and arrays as Python's."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    return file.stat().st_size, file.stat().st_mtime_ns

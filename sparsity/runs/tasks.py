@@ -1,0 +1,65 @@
+"""Write task files for lm-eval over data on this machine: python -m sparsity.runs.tasks DATA_FOLDER TASKS_FOLDER
+
+DATA_FOLDER holds a folder of .jsonl files for each task, such as piqa/validation.jsonl. The task files name the installed lm-eval
+and the data by absolute paths: they are of this machine, and are written again on another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from ..core import UserError
+from ..evaluation.local_tasks import local_tasks
+from .console import say
+from .store import RunStore
+
+HEADER = "# Written by `python -m sparsity.runs.tasks"
+
+
+def write(data: Path, tasks: Path) -> None:
+    """One file per task that has data, in the place of those written earlier. Says of every task what became of it.
+
+    Raises `UserError` if none has data, or if a file is in the way that somebody else wrote.
+    """
+    found = list(local_tasks(data))
+    if not any(local.options for local in found):
+        reasons = "; ".join(f"{local.task}: {local.said}" for local in found)
+        raise UserError(f"{data} holds data of no task: expected a folder such as piqa/ with .jsonl files. {reasons}")
+    for local in found:
+        path = tasks / f"{local.task}.yaml"
+        if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADER):
+            raise UserError(
+                f"{path} was not written by this command: expected to replace its own files. Choose another folder"
+            )
+    tasks.mkdir(parents=True, exist_ok=True)
+    for local in found:
+        if local.options is None:
+            (tasks / f"{local.task}.yaml").unlink(missing_ok=True)
+        else:
+            content = yaml.safe_dump(dict(local.options), sort_keys=False, width=1000)
+            RunStore(tasks).text(f"{local.task}.yaml", f"{HEADER} {data} {tasks}`, for this machine.\n{content}")
+        say(f"{'skipped' if local.options is None else 'written'}  {local.task}: {local.said}")
+    other = [local.task for local in found if not local.own_examples]
+    if other:
+        say(f"without a train.jsonl, examples (num_fewshot > 0) are not those of the stock task: {', '.join(other)}")
+    names = ",".join(local.task for local in found if local.options)
+    say(f"use:  evaluation=[lm_eval] evaluation.lm_eval.tasks_path={tasks} evaluation.lm_eval.tasks=[{names}]")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sparsity.runs.tasks", description=__doc__)
+    parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="holds a folder of .jsonl files for each task")
+    parser.add_argument("tasks", type=Path, metavar="TASKS_FOLDER", help="made if it is not there")
+    arguments = parser.parse_args()
+    try:
+        write(arguments.data.expanduser(), arguments.tasks.expanduser())
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

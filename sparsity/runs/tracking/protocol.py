@@ -1,0 +1,50 @@
+"""What a tracker is told, and what it must know how to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+
+@dataclass(frozen=True)
+class About:
+    """A run that starts."""
+
+    folder: Path  # the run's own: what a tracker must keep on this machine may go there
+    study: str  # runs of one study belong together
+    name: str  # for people, not unique: "wanda · unstructured 0.5 · none · seed 0"
+    id: str  # the same when this run is started again in this folder; letters and digits
+    group: str | None  # the sweep that it is a point of
+    job_type: Literal["run", "sweep"]
+    config: Mapping[str, Any]  # resolved, with the names of the options that were chosen
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that finished."""
+
+    summary: Mapping[str, float]  # the numbers of result.json: "perplexity/pruned"
+    tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # the rows of each CSV file, by its name
+    checkpoint: Path | None = None  # the folder with the pruned model, if one was written
+
+
+class Session(Protocol):
+    """One tracked run, from its start to `finish` or to `fail`. May raise whatever it likes: the run goes on without it."""
+
+    def layer(self, numbers: Mapping[str, float]) -> None:
+        """The finite numbers of a new row of layers.csv: "layer/relative_error"."""
+        ...
+
+    def finish(self, outcome: Outcome) -> None: ...
+
+    def fail(self, error: str) -> None:
+        """The run ended without a result. Raised here, too, is an interruption."""
+        ...
+
+
+class Tracker(Protocol):
+    """A frozen value that holds a tracker's options."""
+
+    def start(self, about: About) -> Session: ...
