@@ -249,13 +249,3 @@ def test_the_page_asks_for_nothing_from_elsewhere(tmp_path):
     assert set(re.findall(r"https?://[^\s\"']+", html)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
     assert not re.findall(r"\b(?:src|href)=\"(?!data:,|#)", html)
     assert "default-src 'none'" in html
-
-
-@pytest.mark.browser
-def test_many_runs_are_drawn_in_seconds(page, tmp_path):
-    for i in range(40):
-        calibration = {"calibration": {"num_sequences": i, "seed": 0}}
-        finished(tmp_path / str(i), 50.0 + i, nll=windows(0.5 + 0.01 * i, draw=i), config=calibration)
-    opened(page, tmp_path)
-    assert page.evaluate("performance.now()") < 10_000
-    assert page.locator("#runs tbody tr").count() == 40

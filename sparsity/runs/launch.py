@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .build import COMPONENTS, SHARED
 from .errors import hand_on
+from .groups import COMPONENTS, SHARED
 from .pipeline import Place, run
 from .store import RunStore
 

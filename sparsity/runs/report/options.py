@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..build import SHARED
+from ..groups import SHARED
 from .read import Run, at, section
 
 # Options without influence on a result, and those that protocol.py answers for.
