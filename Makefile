@@ -7,6 +7,7 @@ PYTHON   ?= python3
 PIP_ARGS ?=
 WORKERS  ?= 2
 ARGS     ?= experiment=first_run
+RUNS     ?= outputs
 TRACKIO_DIR ?= outputs/trackio
 TRACKIO_PLOT_ORDER ?= perplexity/*,evaluation/*,sparsity/*,layers/*,layer/*
 
@@ -19,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run test check lint types mutants verify bench dashboard test-cuda lock clean
+.PHONY: help setup run report test check lint types mutants verify bench dashboard test-cuda lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +29,9 @@ setup: .venv/.stamp  ## make .venv with the pinned packages; again only when pyp
 
 run: .venv/.stamp  ## python run.py experiment=first_run, or what ARGS="..." says
 	@$(bin)/python run.py $(ARGS)
+
+report: .venv/.stamp  ## compare finished runs on one page; RUNS="outputs/a outputs/b" names folders
+	@$(bin)/python -m sparsity.runs.report $(RUNS)
 
 test: lint types  ## everything that must be green: lint, types, all tests
 	$(pytest) -n $(WORKERS)

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 
 from sparsity.core import Method, Pattern, Site
 from sparsity.methods import Magnitude, Wanda
-from sparsity.runs.build import COMPONENTS, Parts, build, check_targets, components, targets
+from sparsity.runs.build import Parts, build, check_targets, components, targets
+from sparsity.runs.groups import COMPONENTS
 from sparsity.runs.settings import Calibration, ScopeOptions, Settings, read
 
 EVERY = [(group, option) for group, names in OPTIONS.items() for option in names]

@@ -18,12 +18,11 @@ from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
 from .errors import alternatives
+from .groups import COMPONENTS, SHARED
 from .settings import Settings, check_arguments
 from .tracking import Tracker
 
 OURS = "sparsity"
-COMPONENTS = ("model", "reference", "dataset", "method", "pattern", "corrector", "evaluation", "tracker")
-SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..engine import LayerReport
+if TYPE_CHECKING:  # a report shows tables too, and loads no model
+    from ..engine import LayerReport
 
 console = Console(highlight=False, soft_wrap=True)
 LOG_EVERY = 30.0  # seconds

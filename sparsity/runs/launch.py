@@ -11,8 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .build import COMPONENTS
 from .errors import hand_on
+from .groups import COMPONENTS, SHARED
 from .pipeline import Place, run
 from .store import RunStore
 
@@ -39,9 +39,8 @@ def place(hydra: DictConfig, name: str) -> Place:
     named = any(override.lstrip("+").startswith(f"{option}=") for override in hydra.overrides.hydra)
     root = Path(hydra.sweep.dir if sweep else hydra.run.dir) if named else Path("outputs") / name
     # a nested group, such as method@method.routes.mlp, is one too
-    choices = {
-        str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in COMPONENTS
-    }
+    groups = (*COMPONENTS, *SHARED)
+    choices = {str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in groups}
     # as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)

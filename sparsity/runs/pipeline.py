@@ -29,9 +29,10 @@ from ..methods import Route
 from ..models import Decoder, Itself, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
-from .build import SHARED, Parts, build, check_targets, components, targets
+from .build import Parts, build, check_targets, components, targets
 from .environment import environment, peak_memory
 from .evaluate import compare, references, referred
+from .groups import SHARED
 from .key import run_key
 from .preview import preview
 from .settings import Settings, read, resolve_device

@@ -1,0 +1,6 @@
+"""The groups of the configuration: light to import, as a report needs their names and no model."""
+
+from __future__ import annotations
+
+COMPONENTS = ("model", "reference", "dataset", "method", "pattern", "corrector", "evaluation", "tracker")
+SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy

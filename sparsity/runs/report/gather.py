@@ -1,0 +1,99 @@
+"""The runs of one protocol, and what they have in common: the options that tell them apart, their numbers, and their compositions.
+
+A composition is a set of runs that differ in nothing but their seed. A seed that was run twice counts once, by its latest run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from . import options, protocol
+from .measures import Measure, measured, measures
+from .options import Options
+from .read import Run
+
+
+@dataclass(frozen=True)
+class Composition:
+    label: str
+    words: str  # as one would type it
+    options: Options  # that distinguish it, without the seed
+    seeds: Mapping[str, int]  # seed -> the run's index in its group, in the order of the seeds
+    repeats: int  # earlier runs of the same seeds, which do not count
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one protocol. Lists are parallel to `runs`."""
+
+    name: str
+    conditions: dict[str, str]
+    members: list[int]  # the runs' indices in the whole report
+    runs: list[Run]
+    options: list[Options]
+    names: list[str]  # of the options that differ
+    usual: Options
+    labels: list[str]
+    numbers: list[dict[str, float | None]]
+    measures: list[Measure]
+    compositions: list[Composition]
+
+
+def gather(runs: Sequence[Run]) -> list[Group]:
+    """The protocols found among the runs, the one with most runs first."""
+    return [
+        _group(_letter(i), conditions, members, [runs[member] for member in members])
+        for i, (conditions, members) in enumerate(protocol.groups(runs))
+    ]
+
+
+def _group(name: str, conditions: dict[str, str], members: list[int], runs: list[Run]) -> Group:
+    rows = options.tables(runs)
+    names = options.differing(runs, rows)
+    usual = options.usual(rows, names)
+    numbers = [measured(run) for run in runs]
+    labels = _distinct([options.label(row, names, usual) for row in rows], runs)
+    found = _compositions(rows, names, usual)
+    return Group(name, conditions, members, runs, rows, names, usual, labels, numbers, measures(numbers), found)
+
+
+def _compositions(rows: Sequence[Options], names: Sequence[str], usual: Options) -> list[Composition]:
+    plain = [name for name in names if not options.is_seed(name)]
+    seeded = list(dict.fromkeys(["calibration.seed", "seed", *(name for name in names if options.is_seed(name))]))
+    found: dict[tuple[str | None, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        found.setdefault(tuple(row.get(name) for name in plain), []).append(i)
+    compositions = []
+    for members in found.values():
+        # runs are in the order of time, so the latest of a seed remains
+        seeds = {", ".join(rows[i][name] for name in seeded if name in rows[i]): i for i in members}
+        row = {name: rows[members[0]][name] for name in plain if name in rows[members[0]]}
+        compositions.append(
+            Composition(
+                options.label(row, plain, usual) or "all runs",
+                options.words(row, plain, usual),
+                row,
+                dict(sorted(seeds.items(), key=lambda item: (len(item[0]), item[0]))),
+                len(members) - len(seeds),
+            )
+        )
+    return compositions
+
+
+def _distinct(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """Labels made different by the time of the run where they are not, and by its folder where that is no help."""
+    times = [run.time[:16].replace("T", " ") for run in runs]
+    for additions in (times, [run.where for run in runs]):
+        counts = Counter(labels)
+        labels = [
+            label if label and counts[label] == 1 else " · ".join(filter(None, [label, addition]))
+            for label, addition in zip(labels, additions, strict=True)
+        ]
+    return list(labels)
+
+
+def _letter(i: int) -> str:
+    return ascii_uppercase[i] if i < len(ascii_uppercase) else f"{ascii_uppercase[i % 26]}{i // 26}"

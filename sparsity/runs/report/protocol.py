@@ -1,0 +1,76 @@
+"""Under which conditions a run was measured. Figures compare only under one protocol; the report never sets others side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from .read import Run, at, section
+
+UNKNOWN = "not recorded"
+
+
+def protocol(run: Run) -> dict[str, str]:
+    """What must be equal for two runs' figures to be comparable, in words. What a run did not record is said so."""
+    result, measured = run.result, section(run.result, "evaluation.perplexity")
+    return {
+        # a checkpoint that was measured against another model is a pruned form of that one
+        "dense model": _model(result.get("reference") or result.get("model")),
+        "dtype": _known(at(result, "model.dtype")),
+        "evaluation text": _text(section(result, "dataset")),
+        "window length": _known(measured.get("seqlen"), "tokens") if measured else "perplexity not measured",
+        "windows": _known(measured.get("windows")) if measured else "perplexity not measured",
+        "device": _known(at(run.environment, "hardware.device_name")),
+        "torch": _known(at(run.environment, "packages.torch")),
+        "transformers": _known(at(run.environment, "packages.transformers")),
+    }
+
+
+def circumstances(run: Run) -> dict[str, str]:
+    """What may move a figure in its last digits without making it incomparable: said where two runs are compared."""
+    return {
+        "threads": _known(at(run.environment, "hardware.threads")),
+        "processor": _known(at(run.environment, "hardware.processor")),
+        "python": _known(run.environment.get("python")),
+        "commit": _known(run.environment.get("commit")),
+    }
+
+
+def differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
+    """ "windows: 24 and 48", for every condition that differs."""
+    return [f"{name}: {a[name]} and {b[name]}" for name in a if a[name] != b[name]]
+
+
+def groups(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[int]]]:
+    """The protocols, the one with most runs first, with the indices of their runs."""
+    found: dict[tuple[str, ...], tuple[dict[str, str], list[int]]] = {}
+    for i, run in enumerate(runs):
+        conditions = protocol(run)
+        found.setdefault(tuple(conditions.values()), (conditions, []))[1].append(i)
+    return sorted(found.values(), key=lambda group: -len(group[1]))
+
+
+def varying(protocols: Iterable[Mapping[str, str]]) -> list[str]:
+    """The conditions that are not the same in all of them."""
+    rows = list(protocols)
+    return [name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1]
+
+
+def _model(model: Any) -> str:
+    """Its name and where it came from: hashes and revisions tell apart what has one name."""
+    if not isinstance(model, Mapping):
+        return _known(model)
+    origin = {key: value for key, value in model.items() if key not in ("name", "dtype")}
+    return _known(model.get("name")) + "".join(f", {key} {value}" for key, value in origin.items())
+
+
+def _text(dataset: Mapping[str, Any]) -> str:
+    digest, name = dataset.get("evaluation_sha256"), dataset.get("name")
+    file = PurePath(str(dataset["evaluation"])).name if dataset.get("evaluation") else name
+    # the file's name is no part of what is compared: the same text may lie under two
+    return f"sha256 {digest}" if digest else f"{_known(file)}, hash not recorded"
+
+
+def _known(value: Any, unit: str = "") -> str:
+    return UNKNOWN if value is None else f"{value} {unit}".strip()
