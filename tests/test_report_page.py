@@ -146,6 +146,28 @@ def test_all_pairs_and_the_seeds(page, tmp_path):
 
 
 @pytest.mark.browser
+def test_the_options_of_a_corrector_are_columns_of_the_matrix(page, tmp_path):
+    """Or every row would have a single cell."""
+    for i, (method, select) in enumerate((m, s) for m in ("wanda", "magnitude") for s in (None, "top", "weakest")):
+        corrector = {"_target_": "x.hessian", "select": select} if select else {"_target_": "x.none"}
+        finished(
+            tmp_path / str(i),
+            50.0 + i,
+            method=method,
+            corrector="hessian" if select else "none",
+            words=[f"corrector.select={select}"] if select else [],
+            config={"corrector": corrector},
+        )
+    matrix = opened(page, tmp_path).locator("#matrix")
+    assert matrix.locator("thead th").all_inner_texts() == [
+        "method", "none", "hessian · select top", "hessian · select weakest"
+    ]  # fmt: skip
+    assert [text.split()[0] for text in matrix.locator("tbody td").all_inner_texts()] == [
+        "50.00", "51.00", "52.00", "53.00", "54.00", "55.00"
+    ]  # fmt: skip
+
+
+@pytest.mark.browser
 def test_one_run_is_opened_from_the_table_and_from_the_chart(page, tmp_path):
     study(tmp_path)
     opened(page, tmp_path)

@@ -98,21 +98,21 @@ function matrix() {
   const columns = here.columns.filter((column) => !column.seed).map((column) => column.key);
   const pruned = here.seeds.filter((one) => !(one.sparsity < 0.001));
   if (!pruned.length || !columns.includes("method") || !columns.includes("corrector")) return null;
-  const across = ["corrector"], apart = ["sparsity", "pattern", "pattern.n", "pattern.m", "pattern.sparsity"].filter((key) => columns.includes(key));
+  const across = columns.filter((key) => key === "corrector" || key.startsWith("corrector.")), apart = ["sparsity", "pattern", "pattern.n", "pattern.m", "pattern.sparsity"].filter((key) => columns.includes(key));
   const down = columns.filter((key) => ![...across, ...apart].includes(key));
   const said = (one, keys) => here.columns.filter(({ key, usual }) => keys.includes(key) && ![undefined, usual].includes(one.options[key]))
     .map(({ key, heading, plain: bare }) => (bare ? one.options[key] : `${heading} ${one.options[key]}`)).join(" · ");
   return [h("p", { class: "soft" }, "Mean perplexity over seeds, ± their standard deviation. The stronger the shade, the lower; bold: the lowest, which is no verdict."),
     ...distinct(pruned.map((one) => said(one, apart))).sort().map((title) => {
     const cells = pruned.filter((one) => said(one, apart) === title);
-    const heads = distinct(cells.map((one) => one.options.corrector)).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));
+    const heads = distinct(cells.map((one) => said(one, across))).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));
     const rows = distinct(cells.map((one) => said(one, down)));
     const logs = cells.map((one) => Math.log(one.mean));
     const low = Math.min(...logs), high = Math.min(Math.max(...logs), low + Math.log(4));  // what is four times worse is pale
     return [title && h("h3", {}, title), h("div", { class: "scroll matrix" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "method"), heads.map((name) => h("th", { scope: "col", class: "num" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row), heads.map((head) => {
-        const one = cells.find((cell) => said(cell, down) === row && cell.options.corrector === head);
+        const one = cells.find((cell) => said(cell, down) === row && said(cell, across) === head);
         if (!one) return h("td", { class: "soft" }, "–");
         const share = high > low ? Math.max(0, high - Math.log(one.mean)) / (high - low) : 0;
         return h("td", { style: { background: `color-mix(in srgb, var(--accent) ${Math.round(38 * share)}%, transparent)` } },
