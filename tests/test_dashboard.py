@@ -40,7 +40,8 @@ def address(sweep: Path) -> Iterator[str]:
     os.utime(sweep / "constraints.txt", (0, 0))
     bin = Path(sys.executable).parent
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1", "BROWSER": "true"}
-    line = ("make", "-f", str(ROOT / "Makefile"), f"bin={bin}", "dashboard")
+    # without the word of a `make test` around this one, which has it name its folder first
+    line = ("make", "--no-print-directory", "-f", str(ROOT / "Makefile"), f"bin={bin}", "dashboard")
     server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
     assert server.stdout is not None
     try:

@@ -24,7 +24,8 @@ def test_the_notebook_loads_prunes_compares_and_plots(monkeypatch):
         label.strip(): float(value) for label, value in re.findall(r"^(.{16}) perplexity +([\d.]+)", said, flags=re.M)
     }
     assert perplexity.keys() == {"magnitude", "wanda", "sparsegpt", "wanda + optimal", "dense"}
-    assert perplexity["dense"] < perplexity["wanda + optimal"] < perplexity["wanda"] < perplexity["magnitude"]
+    assert perplexity["dense"] < min(perplexity[label] for label in perplexity.keys() - {"dense"})
+    assert max(perplexity[label] for label in perplexity.keys() - {"magnitude"}) < perplexity["magnitude"]
     assert (
         len(re.findall(r"nats, p = [\d.]+: (?:wanda|magnitude|sparsegpt|wanda \+ optimal|not decided)$", said, re.M))
         == 3

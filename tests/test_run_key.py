@@ -24,6 +24,7 @@ MATTERS = [
     "dtype=bfloat16",
     "layer_error=true",
     "save=true",
+    "packed=true",
     "scope.roles=[mlp]",
     "scope.last_blocks=1",
     "scope.skip=[down_proj]",
