@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast, final
 
+import torch
 from torch import Tensor
 
 S = TypeVar("S")
@@ -246,6 +247,11 @@ class Model(Protocol):
         """None where the model was given none."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes now."""
+        ...
+
     def logits(self, ids_BT: Tensor) -> Tensor:
         """Next-token logits (B, T, V) of ids on any device."""
         ...
@@ -261,7 +267,7 @@ class Model(Protocol):
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
         """The logits (B, T, V) that these hidden states behind the last block become, position by position.
 
-        `outside`: another model's parameters outside the blocks, in the place of this one's.
+        `outside`: another model's parameters outside the blocks, in the place of this one's and on its device.
         """
         ...
 

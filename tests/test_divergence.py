@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from checkpoints import tiny
+from checkpoints import TINY, tiny
 from torch import nn
 
 from sparsity.core import UserError
@@ -84,6 +84,15 @@ def test_what_is_remembered_holds_embeddings_only_where_they_are_the_head(tied):
     head = "outside.model.embed_tokens.weight" if tied else "outside.lm_head.weight"
     assert kept.keys() == {"hidden", "outside.model.norm.weight", head}
     assert kept["hidden"].shape == (WINDOWS, T, 64)
+
+
+def test_a_reference_of_another_width_is_refused():
+    evaluator = Divergence(T, None, 1)
+    kept = evaluator.reference(Decoder(TINY.load(None).model), IDS)
+    with pytest.raises(
+        UserError, match=r"hidden states, 32 wide, for this model's head, which takes 64: expected models of one"
+    ):
+        evaluator.compare(model(), IDS, kept)
 
 
 def test_what_is_not_finite_is_named():

@@ -13,6 +13,7 @@ from commands import MEASURED, SMALL, UNMEASURED, command, run
 from safetensors.torch import load_file
 
 from sparsity.models import Local
+from sparsity.models.packed import load_packed, save_packed
 
 pytestmark = pytest.mark.usefixtures("work")
 WATCH = ("evaluation=[perplexity,divergence,generation]", *MEASURED, "evaluation.generation.max_new_tokens=5")
@@ -113,8 +114,6 @@ def test_packed_without_save_is_refused():
 
 
 def test_a_packed_form_lacking_a_weight_is_refused():
-    from sparsity.models.packed import load_packed, save_packed
-
     packed = run(UNMEASURED, "save=true", "packed=true").folder / "packed"
     tensors = load_packed(packed / "model.packed.safetensors")
     del tensors["model.norm.weight"]

@@ -9,9 +9,11 @@ seconds of all of them, dense and sparse, are reported beside the largest differ
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,10 +46,9 @@ class Cost:
         """Nothing of the text is read."""
 
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        device = next(dense.model.parameters()).device
-        if self.semi_structured and device.type != "cuda":
+        if self.semi_structured and dense.device.type != "cuda":
             raise UserError(
-                f"evaluation.cost.semi_structured=true cannot run on {device.type}: expected device=cuda. Leave it false"
+                f"evaluation.cost.semi_structured=true cannot run on {dense.device.type}: expected device=cuda. Leave it false"
             )
         return {"seconds": torch.tensor(self._seconds(dense), dtype=torch.float64)} | _sizes(dense)
 
@@ -61,7 +62,7 @@ class Cost:
         ]
         summary: dict[str, Any] = {
             which: {name: int(sizes[which][name]) for name in ("parameters", "nonzero", "bytes", "bytes_packed")}
-            | {"tokens_per_second": tokens / _median(seconds)}
+            | {"tokens_per_second": tokens / statistics.median(seconds)}
             for which, seconds in timed.items()
         }
         summary |= {"seqlen": self.seqlen, "batch_size": self.batch_size}
@@ -72,15 +73,15 @@ class Cost:
     def _seconds(self, model: Model) -> list[float]:
         ids_N = torch.arange(self.batch_size * self.seqlen) % model.model.get_input_embeddings().num_embeddings
         ids_BT = ids_N.view(self.batch_size, self.seqlen)
-        return timed(lambda: model.logits(ids_BT), ids_BT.to(next(model.model.parameters()).device), self.repeats)
+        return timed(lambda: model.logits(ids_BT), model.device, self.repeats)
 
 
-def timed(work: Callable[[], Tensor], on_N: Tensor, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls after one that warms up; `on_N` is a tensor on the device that is waited for."""
+def timed(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls after one that warms up; the device is waited for."""
 
     def wait() -> None:
-        if on_N.device.type != "cpu":
-            torch.accelerator.synchronize(on_N.device)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
 
     work()
     found = []
@@ -105,7 +106,8 @@ def semi_structured(model: nn.Module, tokens: int, repeats: int) -> dict[str, fl
         x_NI = x_NI.view(tokens, linear.in_features)
         sparse_OI = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
         for which, weight_OI in (("dense", linear.weight), ("sparse", sparse_OI)):
-            seconds[which] += _median(timed(lambda w=weight_OI: functional.linear(x_NI, w), x_NI, repeats))  # type: ignore[misc]  # noqa: B023
+            passed = partial(functional.linear, x_NI, weight_OI)
+            seconds[which] += statistics.median(timed(passed, x_NI.device, repeats))
         apart_NO = functional.linear(x_NI, sparse_OI) - functional.linear(x_NI, linear.weight)
         largest = max(largest, apart_NO.abs().max().item())
     return {"layers": layers, **{f"seconds_{which}": value for which, value in seconds.items()}, "difference": largest}
@@ -130,7 +132,3 @@ def _sizes(model: Model) -> dict[str, Tensor]:
         "bytes_packed": sum(packed_bytes(p) for p in parameters),
     }
     return {name: torch.tensor(value) for name, value in found.items()}
-
-
-def _median(seconds: Sequence[float]) -> float:
-    return torch.tensor(seconds, dtype=torch.float64).quantile(0.5).item()

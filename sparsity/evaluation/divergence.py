@@ -32,34 +32,27 @@ class Divergence(Windowed):
         return {"hidden": hidden_WTI, **outside}
 
     def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
-        outside = {name.removeprefix(TAIL): value for name, value in reference.items() if name.startswith(TAIL)}
-        width = pruned.hidden(ids_N[None, :1]).shape[-1]
-        if (was := reference["hidden"].shape[-1]) != width:
-            raise UserError(
-                f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "
-                f"expected models of one architecture. Choose another reference, or leave out divergence"
-            )
+        outside = {  # to the device once: every piece of every window needs them
+            name.removeprefix(TAIL): value.to(pruned.device)
+            for name, value in reference.items()
+            if name.startswith(TAIL)
+        }
         batches = zip(self.batches(ids_N), reference["hidden"].split(self.batch_size), strict=True)
         parts = [_of_batch(pruned, ids_BT, hidden_BTI, outside) for ids_BT, hidden_BTI in batches]
         kl_W, agreement_W = (torch.cat(part) / (self.seqlen - 1) for part in zip(*parts, strict=True))
         self.check_finite(kl_W, "the divergence", pruned, ids_N)
-        summary = {
-            "kl": kl_W.mean().item(),
-            "agreement": agreement_W.mean().item(),
-            "seqlen": self.seqlen,
-            "windows": len(kl_W),
-            "tokens": len(kl_W) * (self.seqlen - 1),
-        }
-        rows = [
-            {"window": i, "tokens": self.seqlen - 1, "kl": kl, "agreement": agreement}
-            for i, (kl, agreement) in enumerate(zip(kl_W.tolist(), agreement_W.tolist(), strict=True))
-        ]
-        return Measured(summary, "divergence", rows)
+        columns = {"kl": kl_W, "agreement": agreement_W}
+        return self.measured("divergence", {name: value_W.mean().item() for name, value_W in columns.items()}, columns)
 
 
 def _of_batch(pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, outside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Sums over the positions that predict a token of the window: divergence and agreement, float64 (B,) each."""
     pruned_BTI = pruned.hidden(ids_BT)
+    if (was := dense_BTI.shape[-1]) != (width := pruned_BTI.shape[-1]):
+        raise UserError(
+            f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "
+            f"expected models of one architecture. Choose another reference, or leave out divergence"
+        )
     kl_B, same_B = torch.zeros(2, len(ids_BT), dtype=torch.float64)
     last = ids_BT.shape[1] - 1  # predicts what the window does not hold
     for start in range(0, last, POSITIONS):

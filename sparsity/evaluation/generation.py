@@ -59,9 +59,9 @@ class Generation:
             raise UserError("this model has no tokenizer: expected one that encodes the prompts. Leave out generation")
         ends = model.model.generation_config.eos_token_id
         pad = ends[0] if isinstance(ends, list) else ends
-        device, found = next(model.model.parameters()).device, []
+        found = []
         for prompt in self.prompts:  # one at a time: padding would change what some models compute
-            asked = model.tokenizer(prompt, return_tensors="pt").to(device)
+            asked = model.tokenizer(prompt, return_tensors="pt").to(model.device)
             ids_BT = model.model.generate(
                 input_ids=asked["input_ids"],
                 attention_mask=asked["attention_mask"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 
 from ..core import Model, UserError
+from ..variables import variables
 
 SEEDS = (0, 1234, 1234, 1234)  # of lm-eval's command: python's random, numpy, torch, few-shot examples
 Loaded = dict[str, dict[str, Any]]  # tasks, groups, group_map: lm_eval's TaskDict
@@ -156,11 +156,12 @@ class _Once(logging.Filter):
 def quiet(level: int) -> Iterator[None]:
     """lm-eval says what is at least of this level, each thing once; it draws no bars and starts no processes."""
     logger, requests, once = logging.getLogger("lm_eval"), logging.getLogger("lm_eval.models.huggingface"), _Once()
-    before, processes = logger.level, os.environ.get("DISABLE_MULTIPROC")
+    before = logger.level
     logger.setLevel(level)
     requests.addFilter(once)
-    os.environ["DISABLE_MULTIPROC"] = "1"  # the bootstrap would fork this process, threads and GPU and all
     with ExitStack() as stack:
+        # the bootstrap would fork this process, threads and GPU and all
+        stack.enter_context(variables(DISABLE_MULTIPROC=1))
         stack.enter_context(redirect_stdout(cast(TextIO, _Sieve(sys.stdout))))
         stack.enter_context(redirect_stderr(cast(TextIO, _Sieve(sys.stderr))))
         try:
@@ -168,7 +169,3 @@ def quiet(level: int) -> Iterator[None]:
         finally:
             logger.setLevel(before)
             requests.removeFilter(once)
-            if processes is None:
-                del os.environ["DISABLE_MULTIPROC"]
-            else:
-                os.environ["DISABLE_MULTIPROC"] = processes

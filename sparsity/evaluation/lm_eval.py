@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..models.cache import stamps
 from . import harness
 from .packing import pack, unpack
 from .task_files import TaskFile, read_tasks
@@ -98,7 +99,7 @@ class LMEval:
     def _load(self) -> harness.Loaded:
         local = self._local()
         stock = not all(name in local for name in self.tasks)
-        manager = harness.manager(self._folder, stock, tuple((str(f), *_stamp(f)) for f in self.files()))
+        manager = harness.manager(self._folder, stock, tuple(stamps(self.files())))
         for name in self.tasks:
             if name not in manager.all_tasks:
                 close = get_close_matches(name, manager.all_tasks, n=3)
@@ -234,7 +235,3 @@ def _cell(value: Any) -> Any:
 def _plain(value: Any) -> Any:
     """numpy's numbers and arrays as Python's."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    return file.stat().st_size, file.stat().st_mtime_ns

@@ -39,18 +39,8 @@ class Perplexity(Windowed):
 
     def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
         dense_W, pruned_W = reference["nll"], self._nll(pruned, ids_N, "pruned")
-        summary = {
-            "dense": perplexity(dense_W),
-            "pruned": perplexity(pruned_W),
-            "seqlen": self.seqlen,
-            "windows": len(dense_W),
-            "tokens": len(dense_W) * (self.seqlen - 1),
-        }
-        rows = [
-            {"window": i, "tokens": self.seqlen - 1, "nll_dense": dense, "nll_pruned": after}
-            for i, (dense, after) in enumerate(zip(dense_W.tolist(), pruned_W.tolist(), strict=True))
-        ]
-        return Measured(summary, "windows", rows)
+        summary = {"dense": perplexity(dense_W), "pruned": perplexity(pruned_W)}
+        return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W})
 
     def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
         nll_W = torch.cat([nll(model, ids_BT) for ids_BT in self.batches(ids_N)])

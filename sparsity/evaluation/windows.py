@@ -6,14 +6,14 @@ the end is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
-from ..core import Model, UserError
+from ..core import Measured, Model, UserError
 from ..datasets.tokens import windows
 
 
@@ -41,6 +41,14 @@ class Windowed:
     def batches(self, ids_N: Tensor) -> Iterator[Tensor]:
         """The windows (B, T), B <= batch_size, in the order of the text."""
         yield from windows(ids_N, self.seqlen, self.windows).split(self.batch_size)
+
+    def measured(self, table: str, summary: Mapping[str, float], columns: Mapping[str, Tensor]) -> Measured:
+        """A summary with the protocol, and a row for each window with its value (W,) of every column."""
+        each = self.seqlen - 1
+        values = zip(*(value_W.tolist() for value_W in columns.values()), strict=True)
+        rows = [{"window": i, "tokens": each, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
+        protocol = {"seqlen": self.seqlen, "windows": len(rows), "tokens": len(rows) * each}
+        return Measured({**summary, **protocol}, table, rows)
 
     def check_finite(self, value_W: Tensor, what: str, model: Model, ids_N: Tensor) -> None:
         """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""

@@ -88,12 +88,16 @@ class Call:
     kwargs: Mapping[str, Any]
 
     def __call__(self, module: nn.Module, hidden_BTI: Tensor) -> Tensor:
-        output = module(hidden_BTI, *self.args, **self.kwargs)
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        return hidden
+        return hidden_of(module(hidden_BTI, *self.args, **self.kwargs))
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Call:
         return Call(map_tensors(fn, self.args), map_tensors(fn, self.kwargs))
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The hidden states in a block's return value: a tensor, or a tuple that starts with it."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -186,7 +190,7 @@ class Decoder:
         found: list[Tensor] = []
 
         def look(module: nn.Module, args: Any, output: Any) -> None:
-            found.append(output[0] if isinstance(output, tuple) else output)
+            found.append(hidden_of(output))
             raise _Stop
 
         handle = self.blocks[-1].module.register_forward_hook(look)
@@ -254,7 +258,7 @@ class Decoder:
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all.
 
-        `outside`: parameters outside the blocks to use instead of the model's own.
+        `outside`: parameters outside the blocks to use instead of the model's own, on its device.
         """
         wrap, last, hidden_BTI = self._wrap, len(self.blocks) - 1, hidden_BTI.to(self.device)
 
@@ -295,10 +299,9 @@ class Decoder:
 
         for block in self.blocks:
             block.module.forward = stand_in(block)
-        parameters = {name: value.to(self.device) for name, value in outside.items()}
         asked = {"input_ids": ids_BT.to(self.device), "use_cache": False}
         try:
-            return torch.func.functional_call(self.model, parameters, (), asked)
+            return torch.func.functional_call(self.model, dict(outside), (), asked)
         except _Stop:
             return None
         finally:

@@ -28,9 +28,7 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # the i
 
 def packed_bytes(weight_N: Tensor) -> int:
     """How many bytes the tensor takes in the file, of any shape."""
-    dense = weight_N.numel() * weight_N.element_size()
-    kept = int(_kept(weight_N).sum())
-    return min(dense, math.ceil(weight_N.numel() / 8) + kept * weight_N.element_size())
+    return min(_dense_bytes(weight_N), _sparse_bytes(weight_N, _kept(weight_N)))
 
 
 def save_packed(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
@@ -38,10 +36,10 @@ def save_packed(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, tensor in tensors:
-        if packed_bytes(tensor) == tensor.numel() * tensor.element_size():
+        keep_N = _kept(tensor)
+        if _dense_bytes(tensor) <= _sparse_bytes(tensor, keep_N):
             parts[name] = tensor.contiguous()
             continue
-        keep_N = _kept(tensor)
         shapes[name] = list(tensor.shape)
         parts[name + KEEP], parts[name + VALUES] = _to_bits(keep_N), tensor.flatten()[keep_N].contiguous()
     save_file(parts, path, metadata={"format": FORMAT, "shapes": json.dumps(shapes)})
@@ -65,6 +63,14 @@ def load_packed(path: Path) -> dict[str, Tensor]:
         dense_N[keep_N] = values_K
         parts[name] = dense_N.view(shape)
     return parts
+
+
+def _dense_bytes(weight_N: Tensor) -> int:
+    return weight_N.numel() * weight_N.element_size()
+
+
+def _sparse_bytes(weight_N: Tensor, keep_N: Tensor) -> int:
+    return math.ceil(len(keep_N) / 8) + int(keep_N.sum()) * weight_N.element_size()
 
 
 def _kept(tensor_N: Tensor) -> Tensor:

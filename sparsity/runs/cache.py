@@ -24,8 +24,9 @@ from ..models.cache import cache_dir
 log = logging.getLogger(__name__)
 
 
-def content_hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def content_hash(content: Any) -> str:
+    """sha256 of a value as JSON; what JSON does not know counts by its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

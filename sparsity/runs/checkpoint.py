@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from ..core import Site
 from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
+from .cache import content_hash
 from .store import RunStore
 
 FOLDER, PACKED = "model", "packed"
@@ -77,7 +77,7 @@ def manifest(
         "schema": 1,
         "base_model": result["model"],
         "run_key": result["run_key"],
-        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+        "config_sha256": content_hash(config),
         **result["composition"],
         "mask_sha256": result["mask_sha256"],
         "sparsity": result["sparsity"],

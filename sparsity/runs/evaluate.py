@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import partial
 
@@ -14,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..core import Evaluator, Measured, UserError
 from ..models import Decoder, Itself, Loaded, ModelSource
-from .cache import remembered
-from .key import stamps
+from ..models.cache import stamps
+from .cache import content_hash, remembered
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
@@ -65,8 +64,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """sha256 over what decides how a text, or a message, becomes ids: for evaluators whose text is not the dataset's."""
     engine = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer: all of it, as JSON
     vocabulary = engine.to_str() if engine is not None else sorted(tokenizer.get_vocab().items())
-    content = [vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    return content_hash([vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 def compare(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 import transformers
 
+from ..models.cache import stamps
+from .cache import content_hash
 from .settings import Settings
 
 PACKAGE = Path(__file__).parents[1]
@@ -40,12 +41,7 @@ def run_key(
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """What tells that a file is the one that was read: path, size, time of its last change."""
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return content_hash(matters)[:16]
 
 
 def code_version(classes: Iterable[type]) -> str:

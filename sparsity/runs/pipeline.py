@@ -26,7 +26,7 @@ from ..datasets import sample, tokenise
 from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import LayerReport, Plan, plan, prune, select
 from ..methods import Route
-from ..models import Decoder, Itself, Loaded
+from ..models import Decoder, Loaded
 from ..stream import BlockStream
 from . import checkpoint, console
 from .build import Parts, build, check_targets, components, targets
@@ -124,10 +124,8 @@ def prepare(config: DictConfig, place: Place) -> Job:
         raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
     parts.model.check()
     parts.dataset.check()
-    files = [*parts.model.files(), *parts.dataset.files()]
-    if not isinstance(parts.reference, Itself):
-        parts.reference.check()
-        files += parts.reference.files()
+    parts.reference.check()
+    files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
     resolved = OmegaConf.to_container(config, resolve=True)

@@ -82,13 +82,7 @@ class RunStore:
         self.text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """The rows under the union of their columns, in order of appearance."""
-        columns = dict.fromkeys(column for row in rows for column in row)
-        content = io.StringIO()
-        writer = csv.DictWriter(content, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        self.text(name, content.getvalue())
+        self.text(name, csv_text(rows))
 
     def unfinish(self) -> None:
         """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
@@ -103,6 +97,16 @@ class RunStore:
         """Hydra makes the folder before it is known whether there is anything to put in it."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows under the union of their columns, in order of appearance."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    content = io.StringIO()
+    writer = csv.DictWriter(content, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
 
 
 def read_result(path: Path) -> dict[str, Any] | None:

@@ -6,12 +6,11 @@ perplexities. Columns that are the same or empty in every row are left out. The 
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..store import csv_text
 from . import options
 from .gather import Composition, Group
 from .measures import KNOWN, PERPLEXITY, Measure
@@ -130,8 +129,4 @@ def table_csv(groups: Sequence[Group]) -> str:
         row |= {heading(name): own.get(name) for name in names}
         row |= {key: group.numbers[i].get(key) for key in keys}
         rows.append(row | {"command": run.result.get("command"), "overrides": " ".join(run.overrides)})
-    content = io.StringIO()
-    writer = csv.DictWriter(content, list(dict.fromkeys(column for row in rows for column in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return content.getvalue()
+    return csv_text(rows)

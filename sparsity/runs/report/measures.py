@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ..numbers import numbers
 from .read import Run, at, number, section
 
 
@@ -44,7 +44,7 @@ def measured(run: Run) -> dict[str, float | None]:
     """Every number by its key; None where it is not known."""
     result = run.result
     dense, pruned = (number(at(result, f"perplexity.{which}")) for which in ("dense", "pruned"))
-    stages = {f"seconds.{stage}": seconds for stage, seconds in _leaves(result.get("seconds"))}
+    stages = {f"seconds.{stage}": seconds for stage, seconds in numbers(result.get("seconds"), ".")}
     found: dict[str, float | None] = {
         **{measure.key: number(at(result, measure.key)) for measure in KNOWN},
         "rise": pruned / dense - 1 if dense and pruned is not None else None,
@@ -53,8 +53,8 @@ def measured(run: Run) -> dict[str, float | None]:
     }
     for name, summary in section(result, "evaluation").items():
         if name != "perplexity":  # it has its own columns, and its window length is the protocol's
-            found |= {f"{name}.{path}": value for path, value in _leaves(summary) if not _is_setting(path)}
-    found |= {f"layers.{k}": v for k, v in _leaves(result.get("layers")) if k.startswith("corrector_")}
+            found |= {f"{name}.{path}": value for path, value in numbers(summary, ".") if not _is_setting(path)}
+    found |= {f"layers.{k}": v for k, v in numbers(result.get("layers"), ".") if k.startswith("corrector_")}
     return found
 
 
@@ -85,11 +85,3 @@ def _other(key: str) -> Measure:
 def _is_setting(path: str) -> bool:
     """What an evaluator says of how it measured."""
     return path.partition(".")[0] in SETTINGS
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif (value := number(node)) is not None and not isinstance(node, str):
-        yield path, value

@@ -73,7 +73,8 @@ def compare(group: Group) -> Pairs:
         return f"sparsity {100 * asked.pop():g} %" + (f", seed {seeds[a]}" if several else "")
 
     families = {pair: family(*pair) for pair in combinations(order, 2)}
-    both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, *_ranks(order, pair)))
+    rank = {i: place for place, i in enumerate(order)}  # of a pair the first comes first
+    both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, rank[pair[1]], rank[pair[0]]))
 
     windows = {i: [float(row["nll_pruned"]) for row in group.runs[i].tables["windows"]] for i in order}
     able = [(a, b) for a, b in both if 2 <= len(windows[a]) == len(windows[b])]
@@ -108,11 +109,6 @@ def affordable(families: Sequence[str], windows: int) -> int:
         if work > BUDGET:
             return count
     return len(families)
-
-
-def _ranks(order: Sequence[int], pair: tuple[int, int]) -> tuple[int, int]:
-    places = [order.index(i) for i in pair]
-    return max(places), min(places)
 
 
 def _windows(a: Sequence[float], b: Sequence[float], repeats: int) -> Interval:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ..numbers import is_number, numbers
 
 SETTINGS = ("schema", "calibration")  # what result.json repeats of the configuration
 IN_NAME = ("method", "pattern", "corrector", "sparsity", "seed", "tracker")
@@ -25,12 +26,12 @@ def run_id(folder: Path, key: str) -> str:
 
 
 def layer_numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {f"layer/{name}": value for name, value in row.items() if _is_number(value)}
+    return {f"layer/{name}": value for name, value in row.items() if is_number(value)}
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of result.json by their path, "perplexity/pruned"; the settings that it repeats are in the configuration."""
-    return dict(_numbers("", {name: value for name, value in result.items() if name not in SETTINGS}))
+    return dict(numbers({name: value for name, value in result.items() if name not in SETTINGS}, "/"))
 
 
 def tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -45,21 +46,6 @@ def tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
             {name: _parsed(cell) if name in numeric else cell for name, cell in row.items()} for row in rows
         ]
     return found
-
-
-def _numbers(path: str, node: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _numbers(f"{path}/{name}" if path else str(name), value)
-    elif isinstance(node, list | tuple):
-        for i, value in enumerate(node):
-            yield from _numbers(f"{path}/{i}", value)
-    elif _is_number(node):
-        yield path, node
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _parsed(cell: str) -> int | float | str | None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
+from ...variables import variables
 from .protocol import About, Outcome
-from .variables import variables
 
 if TYPE_CHECKING:
     from trackio.run import Run

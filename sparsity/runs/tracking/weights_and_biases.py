@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from ...variables import variables
 from .. import console
 from .protocol import About, Outcome
-from .variables import variables
 
 if TYPE_CHECKING:
     import wandb

@@ -1,0 +1,21 @@
+"""The numbers in nested mappings and lists, such as a result: what trackers are told and what a report shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(node: Any, separator: str, path: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number by its path: "perplexity/pruned"; a list's by their places."""
+    if isinstance(node, Mapping | list | tuple):
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from numbers(value, separator, f"{path}{separator}{name}" if path else str(name))
+    elif is_number(node):
+        yield path, node
