@@ -12,8 +12,10 @@ from checkpoints import same, tiny
 from commands import MEASURED, SMALL, UNMEASURED, command, run
 from safetensors.torch import load_file
 
+from sparsity.evaluation import Cost, Generation
 from sparsity.models import Local
 from sparsity.models.packed import load_packed, save_packed
+from sparsity.runs import checkpoint
 
 pytestmark = pytest.mark.usefixtures("work")
 WATCH = ("evaluation=[perplexity,divergence,generation]", *MEASURED, "evaluation.generation.max_new_tokens=5")
@@ -90,6 +92,27 @@ def test_the_manifest_counts_the_files_zeros():
     assert manifest["run_key"] == found.result["run_key"]
     config = yaml.safe_load((found.folder / "config.yaml").read_text())
     assert manifest["config_sha256"] == hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def test_a_checkpoint_that_lost_its_zeros_is_not_kept(monkeypatch, work):
+    """What the manifest counts in the file must be what the model has."""
+    stored = checkpoint._stored
+    monkeypatch.setattr(checkpoint, "_stored", lambda folder: ((name, t + 1) for name, t in stored(folder)))
+    with pytest.raises(RuntimeError, match=r"q_proj has \d+ zeros in the model and 0 in .*: it was not saved as it is"):
+        command(*SMALL, UNMEASURED, "save=true", "hydra.run.dir=lost")
+    assert not (work / "lost" / "model").exists()
+    assert not (work / "lost" / "result.json").exists()
+
+
+@pytest.mark.parametrize("name, times", [("generation", 1), ("cost", 2)])
+def test_an_evaluator_says_whether_the_dense_models_answers_are_remembered(monkeypatch, name, times):
+    """Text stays the same; seconds of another process say nothing about today's."""
+    cls = {"generation": Generation, "cost": Cost}[name]
+    asked, reference = [], cls.reference
+    monkeypatch.setattr(cls, "reference", lambda *words: asked.append(1) or reference(*words))
+    for method in ("wanda", "magnitude"):
+        run(f"evaluation=[{name}]", f"method={method}", into=method)
+    assert len(asked) == times
 
 
 def test_the_packed_form_loads_as_the_checkpoint_it_was_made_of():
