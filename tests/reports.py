@@ -118,6 +118,12 @@ def answered(folder: Path, right: Sequence[int], task: str = "quiz") -> None:
     save(folder, "documents", rows)
 
 
+def diverged(folder: Path, kl: Sequence[float], tokens: int = 511) -> None:
+    """Adds divergence.csv: nats per token in each window."""
+    rows = [{"window": i, "tokens": tokens, "kl": value, "agreement": 0.5} for i, value in enumerate(kl)]
+    save(folder, "divergence", rows)
+
+
 def gathered(*folders: Path) -> list[Group]:
     runs, problems = read(folders)
     assert problems == []

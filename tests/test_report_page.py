@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
-from reports import METHODS, answered, finished, save, windows
+from reports import METHODS, answered, diverged, finished, save, windows
 
 from sparsity.runs.report.build import build
 from sparsity.runs.report.page import embedded
@@ -111,6 +111,19 @@ def test_two_runs_are_chosen_and_compared(page, tmp_path):
     assert estimate.startswith("+")
     assert two.locator(".verdict .best").inner_text().startswith("−")  # the same difference from the other side
     assert two.locator("svg rect").count() == 24
+
+
+@pytest.mark.browser
+def test_the_divergence_of_two_runs_is_told_in_nats(page, tmp_path):
+    for i, method in enumerate(("wanda", "magnitude")):
+        folder = finished(tmp_path / method, 50.0 + i, method=method, nll=windows(0.5 + i))
+        diverged(folder, [0.25 * (i + 1)] * 24)
+    opened(page, tmp_path)
+    verdict = page.locator("#two .verdict", has_text="divergence from the dense model per token, 24 windows")
+    expect(verdict.locator(".best")).to_have_text("+0.2500 nats")
+    expect(verdict).to_contain_text("a (wanda) is better")
+    page.locator("#pairs").get_by_label("measure").select_option(label="divergence")
+    expect(page.locator("#pairs tbody")).to_contain_text("+0.2500 nats")
 
 
 @pytest.mark.browser

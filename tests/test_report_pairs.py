@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from reports import answered, finished, gathered, windows
+from reports import answered, diverged, finished, gathered, windows
 
 from sparsity.runs.report import pairs, seeds
 from sparsity.runs.report.export import table
@@ -117,6 +117,27 @@ def test_other_documents_are_not_compared(tmp_path):
     answered(finished(tmp_path / "b", method="magnitude"), [0] * 41)
     [group] = gathered(tmp_path)
     assert [pair.what for pair in pairs.compare(group).found] == ["perplexity"]
+
+
+def test_the_divergence_finds_what_the_perplexity_does_not(tmp_path):
+    for name, method, draw, kl in (("a", "wanda", 1, 0.30), ("b", "magnitude", 2, 0.32)):
+        folder = finished(tmp_path / name, 50.0 + draw, method=method, nll=windows(0.5, noise=0.1, draw=draw))
+        diverged(folder, [kl + 0.01 * (i % 5) + 0.001 * (i * draw % 7) for i in range(24)])
+    [group] = gathered(tmp_path)
+    found = {pair.what: pair for pair in pairs.compare(group).found}
+    assert found["perplexity"].winner() is None
+    assert found["divergence"].interval.estimate == pytest.approx(0.02, abs=0.001)  # nats per token, b - a
+    assert found["divergence"].winner() == "a"
+
+
+def test_divergences_of_windows_of_two_lengths_are_not_compared(tmp_path):
+    for i, (method, tokens) in enumerate((("wanda", 511), ("magnitude", 255), ("hybrid", 255))):
+        diverged(finished(tmp_path / method, 50.0 + i, method=method), [0.3] * 24, tokens)
+    [group] = gathered(tmp_path)
+    compared = pairs.compare(group)
+    [pair] = [pair for pair in compared.found if pair.what == "divergence"]
+    assert (group.labels[pair.a], group.labels[pair.b]) == ("magnitude", "hybrid")
+    assert compared.compared == compared.possible == 3  # by their perplexities
 
 
 def test_methods_are_compared_over_common_seeds(tmp_path):

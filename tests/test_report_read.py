@@ -44,6 +44,7 @@ def test_a_damaged_result_is_named(tmp_path, content):
     [
         ("windows.csv", "window,nll_dense,nll_pruned\n0,3.0,nan\n"),
         ("windows.csv", "window,nll_dense,nll_pruned\n0,3.0\n"),
+        ("divergence.csv", "window,tokens,kl\n0,511,nan\n"),
         ("layers.csv", "block,name\n0,a,b\n"),
         ("config.yaml", "a: [1"),
         ("config.yaml", "- a list"),

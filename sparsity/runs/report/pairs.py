@@ -1,4 +1,5 @@
-"""Which of two runs is the better model: paired differences on the same windows of text and on the same lm-eval documents.
+"""Which of two runs is the better model: paired differences of the same windows of text, in NLL and in divergence from the
+dense model, and of the same lm-eval documents.
 
 Such an interval speaks of two pruned models and other text; a claim about two *methods* needs seeds: seeds.py.
 
@@ -23,15 +24,18 @@ import numpy as np
 from ...comparison import Interval, holm, paired_accuracy, paired_difference, verdict
 from .gather import Group
 from .measures import PERPLEXITY
-from .read import Row, number
+from .read import Row, Run, number
 
 BUDGET = 200_000_000  # windows drawn in all; some 5 s
 DOCUMENT_PAIRS = 1_000  # comparisons of accuracies; some 2 ms each
 REPEATS = 2_000
 LEVEL = 20  # 1 / (1 - confidence)
+# What is known of every window of the text: name -> its table and column. The smaller the better.
+SERIES = {"perplexity": ("windows", "nll_pruned"), "divergence": ("divergence", "kl")}
 DIFFERENT = "differing sparsities or seeds"
 
-Answers = dict[tuple[str, str], float]  # (document, its hash) -> right or wrong
+# (document, its hash) -> right or wrong; (window, its tokens) -> nats per token
+Answers = dict[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class Pair:
 
     a: int  # indices in the group
     b: int
-    what: str  # "perplexity", or the task and its metric
+    what: str  # one of SERIES, or the task and its metric
     interval: Interval
     adjusted: float  # p after Holm, over the pairs of `family`
     family: str
     size: int
 
     def winner(self, alone: bool = False) -> str | None:
-        better: Literal["smaller", "larger"] = "smaller" if self.what == "perplexity" else "larger"
+        better: Literal["smaller", "larger"] = "smaller" if self.what in SERIES else "larger"
         return verdict(self.interval, better, None if alone else self.adjusted)
 
 
@@ -76,22 +80,23 @@ def compare(group: Group) -> Pairs:
     rank = {i: place for place, i in enumerate(order)}  # of a pair the first comes first
     both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, rank[pair[1]], rank[pair[0]]))
 
-    windows = {i: [float(row["nll_pruned"]) for row in group.runs[i].tables["windows"]] for i in order}
-    able = [(a, b) for a, b in both if 2 <= len(windows[a]) == len(windows[b])]
-    chosen = able[: affordable([families[pair] for pair in able], len(windows[able[0][0]]))] if able else []
+    series = {what: {i: _series(group.runs[i], *where) for i in order} for what, where in SERIES.items()}
+    able = [(a, b) for a, b in both if any(_alike(known[a], known[b]) for known in series.values())]
+    longest = max((sum(len(known[i]) for known in series.values()) for i in order), default=0)
+    chosen = able[: affordable([families[pair] for pair in able], longest)]
     sizes = Counter(families[pair] for pair in chosen)
-    found = []
-    for a, b in chosen:
-        together = families[a, b]
-        found.append(
-            Pair(a, b, "perplexity", _windows(windows[a], windows[b], repeats(sizes[together])), 1.0, together, 0)
-        )
+    found = [
+        Pair(a, b, what, _windows(known[a], known[b], repeats(sizes[families[a, b]])), 1.0, families[a, b], 0)
+        for what, known in series.items()
+        for a, b in chosen
+        if _alike(known[a], known[b])
+    ]
     answers = {i: _answers(group.runs[i].tables["documents"]) for i in order}
     accuracies: list[Pair] = []
     for a, b in both:
         for task in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
-            if (interval := _documents(answers[a][task], answers[b][task])) is not None:
-                accuracies.append(Pair(a, b, task, interval, 1.0, families[a, b], 0))
+            if _alike(one := answers[a][task], other := answers[b][task]):
+                accuracies.append(Pair(a, b, task, _documents(one, other), 1.0, families[a, b], 0))
     return Pairs(_adjusted([*found, *accuracies]), len(able), len(chosen))
 
 
@@ -101,7 +106,7 @@ def repeats(size: int) -> int:
 
 
 def affordable(families: Sequence[str], windows: int) -> int:
-    """How many pairs, from the first, the budget allows. `families`: the pairs'; `windows`: of a run."""
+    """How many pairs, from the first, the budget allows. `families`: the pairs'; `windows`: of a run, in all its series."""
     sizes, work = Counter[str](), 0
     for count, family in enumerate(families):
         before, sizes[family] = sizes[family], sizes[family] + 1
@@ -111,16 +116,23 @@ def affordable(families: Sequence[str], windows: int) -> int:
     return len(families)
 
 
-def _windows(a: Sequence[float], b: Sequence[float], repeats: int) -> Interval:
+def _series(run: Run, table: str, column: str) -> Answers:
+    return {(row.get("window", ""), row.get("tokens", "")): float(row[column]) for row in run.tables[table]}
+
+
+def _alike(a: Answers, b: Answers) -> bool:
+    """Whether two models were asked the same, and often enough."""
+    return a.keys() == b.keys() and len(a) >= 2
+
+
+def _windows(a: Answers, b: Answers, repeats: int) -> Interval:
+    a_N, b_N = np.asarray([list(a.values()), [b[window] for window in a]], dtype=np.float64)
     # drawn from the values themselves: the same two runs have the same interval in every report
-    digest = hashlib.sha256(np.asarray([a, b], dtype=np.float64).tobytes()).digest()
-    return paired_difference(a, b, np.random.default_rng(list(digest)), repeats=repeats)
+    digest = hashlib.sha256(a_N.tobytes() + b_N.tobytes()).digest()
+    return paired_difference(a_N, b_N, np.random.default_rng(list(digest)), repeats=repeats)
 
 
-def _documents(a: Answers, b: Answers) -> Interval | None:
-    """None where the documents are not the same, or too few."""
-    if a.keys() != b.keys() or len(a) < 2:
-        return None
+def _documents(a: Answers, b: Answers) -> Interval:
     return paired_accuracy([a[document] for document in a], [b[document] for document in a])
 
 

@@ -21,7 +21,7 @@ from ...core import UserError
 from ..store import ENVIRONMENT, RESULT
 
 Row = dict[str, str]
-TABLES = ("layers", "windows", "documents", "generations")
+TABLES = ("layers", "windows", "divergence", "documents", "generations")
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,17 @@ def _rows(text: str) -> list[Row]:
     return rows
 
 
-def _windows(text: str) -> list[Row]:
-    rows = _rows(text)
-    for i, row in enumerate(rows, start=1):
-        if any(number(row.get(column)) is None for column in ("nll_dense", "nll_pruned")):
-            raise ValueError(f"row {i} has no finite nll_dense and nll_pruned")
-    return rows
+def _finite(*columns: str) -> Callable[[str], list[Row]]:
+    """Rows that all have a number in these columns."""
+
+    def parse(text: str) -> list[Row]:
+        rows = _rows(text)
+        for i, row in enumerate(rows, start=1):
+            if any(number(row.get(column)) is None for column in columns):
+                raise ValueError(f"row {i} has no finite {' and '.join(columns)}")
+        return rows
+
+    return parse
 
 
-PARSERS: Mapping[str, Callable[[str], list[Row]]] = {"windows": _windows}
+PARSERS = {"windows": _finite("nll_dense", "nll_pruned"), "divergence": _finite("kl")}

@@ -1,9 +1,10 @@
 // What the intervals, which were computed when the page was made, say about two runs and about methods.
 const MODELS = "Windows and documents compare two pruned models. A claim about a method needs several seeds: see Seeds.";
 
-// The difference b - a as ratio of perplexities, or in percentage points.
+// The difference b - a: a ratio of perplexities, a divergence in nats, or a share of documents in percentage points.
 function amount(what, value) {
-  return what === "perplexity" ? `${signed(100 * (Math.exp(value) - 1), 2)} %` : `${signed(100 * value, 2)} pp`;
+  if (what === "perplexity") return `${signed(100 * (Math.exp(value) - 1), 2)} %`;
+  return what === "divergence" ? `${signed(value, 4)} nats` : `${signed(100 * value, 2)} pp`;
 }
 const between = (what, low, high) => `${amount(what, low)} to ${amount(what, high)}`;
 
@@ -62,7 +63,8 @@ function said(row, first, second) {
   const name = (i) => h("strong", {}, i === first ? "a" : "b", " (", label(i), ")");
   const many = row.size > 1 && row.alone !== null && [` Among the ${row.size} pairs of ${row.family} (Holm's adjustment: p ${chance(row.adjusted)}) `,
     row.winner === null ? "that is not certain." : "that still holds."];
-  const measure = row.what === "perplexity" ? `perplexity of b relative to a, ${row.units} windows` : `${row.what}, ${row.units} documents`;
+  const measure = row.what === "perplexity" ? `perplexity of b relative to a, ${row.units} windows`
+    : row.what === "divergence" ? `divergence from the dense model per token, ${row.units} windows` : `${row.what}, ${row.units} documents`;
   return h("div", { class: "verdict" },
     h("h3", {}, measure),
     h("p", {}, h("span", { class: "best" }, amount(row.what, row.estimate)), ` (${between(row.what, row.low, row.high)}), p ${chance(row.p)}. `,
