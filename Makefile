@@ -20,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench dashboard test-cuda lock clean
+.PHONY: help setup run report test check lint types mutants verify bench bench-sweep dashboard test-cuda test-faults test-launchers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +37,7 @@ test: lint types  ## everything that must be green: lint, types, all tests
 	$(pytest) -n $(WORKERS)
 
 check: lint types  ## the same without the slow tests
-	$(pytest) -n $(WORKERS) -m "not slow and not cuda"
+	$(pytest) -n $(WORKERS) -m "not slow and not cuda and not faults and not launchers"
 
 lint: .venv/.stamp  ## ruff: rules and format
 	$(bin)/python -m ruff check .
@@ -55,11 +55,21 @@ verify: .venv/.stamp  ## on a real model: Wanda is Wanda, bit for bit, however o
 bench: .venv/.stamp  ## what each corrector costs, in matrix products; needs an idle machine
 	@$(bin)/python -m experiments.bench.correctors
 
+bench-sweep: .venv/.stamp  ## what a grid costs when its points share a calibration; needs an idle machine
+	@$(bin)/python -m experiments.bench.sweep
+
 dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
 	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1
 
 test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 	$(pytest) -m cuda
+
+test-faults: .venv/.stamp  ## runs killed at any moment, full disks, damaged files: nothing wrong, nothing lost
+	$(pytest) -m faults
+
+test-launchers: .venv/.stamp  ## installs the extras of sweeps: one grid by every launcher, a study by Optuna
+	@$(bin)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[sweep,optuna,ray]"
+	$(pytest) -m launchers
 
 lock:  ## resolve the newest allowed packages in a fresh environment and pin them in constraints.txt
 	@$(new_enough)

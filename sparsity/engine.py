@@ -15,7 +15,7 @@ from .linalg import relative_error
 from .methods import Magnitude
 from .models.decoder import Block, Decoder
 from .statistics import Gram
-from .stream import BlockStream, now
+from .stream import Stream, now
 
 GRAM = Tap(Gram())
 LayerError = Literal["auto"] | bool
@@ -115,23 +115,33 @@ def plan(
     return Plan(method, pattern, corrector, layer_error, needs, decoder.head_block if head else None)
 
 
-def prune(stream: BlockStream, plan: Plan) -> Iterator[LayerReport]:
+def prune(stream: Stream, plan: Plan) -> Iterator[LayerReport]:
     """Prune the planned layers of the stream's model in place, a report for each when done. Whoever iterates does the logging."""
     for block in stream.blocks:
-        with block.on(stream.device):
-            needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}
-            stats = stream.observe(block, needs) if block.index <= plan.last else {site: Stats(site) for site in needs}
-            for site in needs:
-                yield _prune_layer(plan, block, site, stats.pop(site), stream.device)
-            if block.index < plan.last:
-                stream.advance(block)
+        yield from prune_block(stream, plan, block)
+    yield from prune_head(plan, stream.device)
+
+
+def prune_block(stream: Stream, plan: Plan, block: Block) -> Iterator[LayerReport]:
+    """The same of one block, in front of which the stream stands. It is moved on as far as the plan needs it."""
+    with block.on(stream.device):
+        needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}
+        stats = stream.observe(block, needs) if block.index <= plan.last else {site: Stats(site) for site in needs}
+        for site in needs:
+            yield _prune_layer(plan, block, site, stats.pop(site), stream.device)
+        if block.index < plan.last:
+            stream.advance(block)
+
+
+def prune_head(plan: Plan, device: torch.device) -> Iterator[LayerReport]:
+    """The same of the output head, if that is planned."""
     if plan.head:
         by_magnitude = replace(
             plan, method=Magnitude("layer"), corrector=NoCorrection(), needs=dict.fromkeys(plan.head.linears, ())
         )
-        with plan.head.on(stream.device):
+        with plan.head.on(device):
             for site in plan.head.linears:
-                yield _prune_layer(by_magnitude, plan.head, site, Stats(site), stream.device)
+                yield _prune_layer(by_magnitude, plan.head, site, Stats(site), device)
 
 
 def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device) -> LayerReport:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,36 @@ from .models.decoder import Block, Call, Decoder
 
 Propagate = Literal["pruned", "dense"]
 Needs = Mapping[Site, Collection[Tap[Any]]]
+
+
+class Stream(Protocol):
+    """What the engine walks along: a `BlockStream`, or what knows the answers already."""
+
+    @property
+    def blocks(self) -> tuple[Block, ...]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def seconds(self) -> float:
+        """Spent in it so far."""
+        ...
+
+    @property
+    def forwards(self) -> int:
+        """Blocks run so far, times batches."""
+        ...
+
+    hidden: list[Tensor]  # (B, T, I) in front of the next block; none where they are not needed
+
+    def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
+        """The statistics of this block's layers that `needs` asks for."""
+        ...
+
+    def advance(self, block: Block) -> None:
+        """Move on behind the block, which was observed and pruned."""
+        ...
 
 
 class BlockStream:

@@ -122,6 +122,8 @@ def test_an_experiment_says_its_command_and_can_be_built(name):
     assert first == "# @package _global_"
     header = list(itertools.takewhile(lambda line: line.startswith("#"), rest))
     assert any(re.match(rf"# python run\.py (-m )?experiment={name}\b", line) for line in header)
+    if any("hydra/sweeper: optuna" in line for line in rest):
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     config = compose(f"experiment={name}")
     read(config)
     assert isinstance(assembled(f"experiment={name}"), Parts)

@@ -20,6 +20,8 @@ from tasks_asked import OPTIONS, asked, edited, evaluator
 
 from sparsity.evaluation import harness
 from sparsity.models import Decoder
+from sparsity.runs.cache import Cache
+from sparsity.runs.dense import Dense
 from sparsity.runs.evaluate import references, tokenizer_hash
 
 pytestmark = pytest.mark.usefixtures("work", "no_traces")
@@ -267,13 +269,13 @@ class Counts:
         return {"nothing": torch.zeros(1)}
 
 
-def test_another_tokenizer_is_another_reference():
+def test_another_tokenizer_is_another_reference(tmp_path):
     loaded, counts = tiny(), Counts()
     for expected, template in enumerate([loaded.tokenizer.chat_template, "{{ messages }}"], start=1):
         loaded.tokenizer.chat_template = template
         for _ in range(2):
-            decoder = Decoder(loaded.model, loaded.tokenizer)
-            references({"counts": counts}, decoder, torch.empty(0), torch.device("cpu"))
+            cache = Cache(tmp_path / "cache", 2**20)
+            references({"counts": counts}, Dense(loaded), torch.empty(0), torch.device("cpu"), cache)
         assert counts.asked == expected
 
 

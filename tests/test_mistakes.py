@@ -222,7 +222,7 @@ def test_a_sweep_finishes_its_other_points():
     assert "not every point of the sweep finished" in ended.err.splitlines()[-1]
     assert "Traceback" not in ended.err
     assert json.loads(Path("sweep/1/result.json").read_text())["sparsity"]["asked"] == pytest.approx(0.3)
-    assert {path.name for path in Path("sweep").iterdir()} == {"1", "multirun.yaml"}
+    assert {path.name for path in Path("sweep").iterdir()} == {"1", "multirun.yaml", "sweep.csv", ".points"}
 
 
 def test_a_defect_in_a_sweep_keeps_its_traceback(monkeypatch):

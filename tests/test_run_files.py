@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from checkpoints import tiny, zeros
-from commands import MEASURED, SMALL, UNMEASURED, run
+from commands import MEASURED, SMALL, UNMEASURED, command
 from composing import compose
 from omegaconf import OmegaConf
 
@@ -31,7 +31,7 @@ def test_result_is_complete(saved):
     assert len(result["mask_sha256"]) == 64
     assert set(result["perplexity"]) == {"dense", "pruned"}
     assert {"asked", "found"} <= set(result["sparsity"])
-    assert set(result["seconds"]) == {"load", "calibrate", "prune", "evaluate"}
+    assert set(result["seconds"]) == {"load", "calibrate", "prune", "journal", "evaluate"}
     numbers = [*result["perplexity"].values(), *result["sparsity"].values(), *result["seconds"].values()]
     assert all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers)
     assert result["seconds"]["calibrate"] > 0
@@ -85,9 +85,12 @@ def test_a_failing_checkpoint_leaves_no_checkpoint_and_no_result(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    with pytest.raises(OSError, match="No space left"):
-        run(UNMEASURED, "save=true")
-    assert {path.name for path in Path("run").iterdir()} == {"config.yaml", "environment.json", "layers.csv"}
+    ended = command(*SMALL, UNMEASURED, "save=true", "hydra.run.dir=run")
+    assert ended.status == 1
+    assert "the checkpoint cannot be written to" in ended.err
+    assert "No space left on device" in ended.err
+    left = {path.name for path in Path("run").iterdir()}
+    assert left == {"config.yaml", "environment.json", "layers.csv", "journal"}
 
 
 def test_model_card_is_the_recipe(saved):

@@ -38,7 +38,17 @@ MATTERS = [
     "evaluation.perplexity.seqlen=128",
     "evaluation.perplexity.batch_size=2",
 ]
-MATTERS_NOT = ["name=other", "plan=true", "rerun=true", "allow=[other]", "device=cpu"]
+MATTERS_NOT = [
+    "name=other",
+    "plan=true",
+    "rerun=true",
+    "allow=[other]",
+    "device=cpu",
+    "journal=false",
+    "cache.limit_gib=1",
+    "cache.statistics=false",
+    "objective=evaluation.divergence.kl",
+]
 
 
 @pytest.mark.parametrize("override", MATTERS)

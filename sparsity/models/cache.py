@@ -65,7 +65,7 @@ def built(folder: Path, build: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _held(FileLock(folder.with_name(f"{folder.name}.lock")), folder):
+        with held(folder.with_name(f"{folder.name}.lock"), f"building {folder}"):
             _build(folder, build)
     except PermissionError as err:
         raise UserError(
@@ -101,12 +101,13 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def _held(lock: FileLock, folder: Path) -> Iterator[None]:
-    """The lock, with a line in the log if somebody else has it."""
+def held(path: Path, doing: str) -> Iterator[None]:
+    """A lock between processes, with a line in the log if another one has it. The system frees it when its holder dies."""
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.info("another process is building %s: waiting for it", folder)
+        log.info("another process is %s: waiting for it", doing)
         lock.acquire()
     try:
         yield

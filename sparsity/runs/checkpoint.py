@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..core import Site
+from ..core import Site, UserError
 from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
@@ -39,17 +39,26 @@ def save(
     config: Mapping[str, Any],
     packed: bool,
 ) -> None:
-    """Model, generation config, tokenizer with its chat template, model card, manifest. All of it appears at once, or nothing."""
-    with store.writing(FOLDER) as path, quiet():
-        loaded.model.save_pretrained(path)
-        loaded.tokenizer.save_pretrained(path)
-        (path / "README.md").write_text(model_card(loaded, result, config), encoding="utf-8")
-        found = manifest(decoder, sites, result, config, path)
-        (path / MANIFEST).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if packed:
-        with store.writing(PACKED) as path:
-            shutil.copytree(store.folder / FOLDER, path, ignore=shutil.ignore_patterns("*.safetensors*"))
-            save_packed(_stored(store.folder / FOLDER), path / FILE)
+    """Model, generation config, tokenizer with its chat template, model card, manifest. All of it appears at once, or nothing.
+
+    Raises `UserError` where it cannot be written.
+    """
+    try:
+        with store.writing(FOLDER) as path, quiet():
+            loaded.model.save_pretrained(path)
+            loaded.tokenizer.save_pretrained(path)
+            (path / "README.md").write_text(model_card(loaded, result, config), encoding="utf-8")
+            found = manifest(decoder, sites, result, config, path)
+            (path / MANIFEST).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if packed:
+            with store.writing(PACKED) as path:
+                shutil.copytree(store.folder / FOLDER, path, ignore=shutil.ignore_patterns("*.safetensors*"))
+                save_packed(_stored(store.folder / FOLDER), path / FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the checkpoint cannot be written to {store.folder} ({error}): expected {size(loaded) / 2**30:.2f} GiB. Free some "
+            f"space; the same command then goes on here, if it kept a journal"
+        ) from error
 
 
 def manifest(

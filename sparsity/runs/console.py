@@ -31,8 +31,8 @@ def busy(doing: str) -> AbstractContextManager[Any]:
     return console.status(doing)
 
 
-def progress(reports: Iterator[LayerReport], sites: int, blocks: int) -> Iterator[LayerReport]:
-    """Passes the reports on while showing where they come from."""
+def progress(reports: Iterator[LayerReport], sites: int, blocks: int, before: int) -> Iterator[LayerReport]:
+    """Passes the reports on while showing where they come from. `before`: sites that were done earlier."""
     columns = (
         TextColumn("pruning"),
         BarColumn(),
@@ -43,13 +43,13 @@ def progress(reports: Iterator[LayerReport], sites: int, blocks: int) -> Iterato
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task, start = bar.add_task("pruning", total=sites, layer=""), time.monotonic()
+        task, start = bar.add_task("pruning", total=sites, completed=before, layer=""), time.monotonic()
         said = start
-        for done, report in enumerate(reports, start=1):
+        for done, report in enumerate(reports, start=before + 1):
             bar.update(task, completed=done, layer=report.site.name)
             now = time.monotonic()
             if not console.is_terminal and now - said > LOG_EVERY:
-                left = (now - start) / done * (sites - done)
+                left = (now - start) / (done - before) * (sites - done)
                 say(f"pruned {done}/{sites} layers, block {report.site.block + 1}/{blocks}, {left:.0f} s left")
                 said = now
             yield report

@@ -49,6 +49,18 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """What may change the last bits of a computation on one version of everything."""
+    if device.type == "cpu":
+        return {
+            "device": "cpu",
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        }
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {"device": name, "deterministic": torch.are_deterministic_algorithms_enabled()}
+
+
 def commit() -> str | None:
     """The commit of this checkout, with "+changes" if files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]

@@ -6,6 +6,7 @@ Hydra's own complaints about options are completed here: it lists the options of
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -21,7 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..core import UserError
+from . import sweeps
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
 
@@ -39,9 +42,11 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
     sys.argv[1:] = _flag_first(sys.argv[1:])
     try:
         main()
+        _tell()
     except KeyboardInterrupt:
-        _end("interrupted: the run folder has no result.json, so the same command starts this run again", 130)
+        _end("interrupted: the same command goes on behind the last block that was finished", 130)
     except PointFailed:
+        _tell()
         _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
     except (*MISTAKES, Mistake) as error:
         _end(f"error: {describe(error, conf)}", 1)
@@ -54,6 +59,11 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
 
 def hand_on(error: Exception, point: int | None) -> None:
     """Raise what passes Hydra unchanged; return if `error` does. A point of a sweep, by its number, is reported at once."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = error.filename or "a file of this run"
+        error = UserError(
+            f"{where} cannot be written ({error.strerror}). Free some space: the same command goes on behind the last block"
+        )
     mistake = isinstance(error, MISTAKES)
     if point is not None:
         told = f"error: {describe(error)}" if mistake else "".join(traceback.format_exception(error)).rstrip()
@@ -126,6 +136,12 @@ def _in_job(error: BaseException) -> bool:
     """Was the error raised by a run, rather than by Hydra when it made the run's folder?"""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == f"{__package__}.launch" for frame in frames)
+
+
+def _tell() -> None:
+    """What became of a sweep, if this was one."""
+    for line in sweeps.told():
+        print(line, flush=True)
 
 
 def _end(message: str, status: int) -> None:

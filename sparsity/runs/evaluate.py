@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from ..core import Evaluator, Measured, UserError
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..models.cache import stamps
-from .cache import content_hash, remembered
+from .cache import Cache, content_hash
+from .dense import Dense
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
@@ -33,12 +34,13 @@ def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | 
     return other
 
 
-def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device) -> References:
+def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torch.device, cache: Cache) -> References:
     """What the dense model answers to each evaluator, filed under all that can change a bit of it."""
     if not evaluators:
         return {}
+    decoder = dense.decoder
     known = {
-        "model": decoder.fingerprint(),
+        "model": dense.fingerprint,
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -56,7 +58,7 @@ def references(evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: 
         its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
         content = known | its | ({"text": text} if evaluator.reads_text else {"tokenizer": tokenizer})
         ask = partial(answer, evaluator)
-        found[name] = remembered("dense", content, ask) if evaluator.remembers else ask()
+        found[name] = cache.remembered(content, ask) if evaluator.remembers else ask()
     return found
 
 

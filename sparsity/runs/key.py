@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import platform
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 import transformers
 
 from ..models.cache import stamps
+from ..stream import Needs
 from .cache import content_hash
 from .settings import Settings
 
 PACKAGE = Path(__file__).parents[1]
+FOLDING = ("core.py", "linalg.py", "stream.py", "statistics/*.py", "groupings/*.py", "models/*.py")  # up to a statistic
 
 
 def run_key(
@@ -30,7 +33,8 @@ def run_key(
 ) -> str:
     """16 hexadecimal digits. `options`: the components', resolved; `files`: what they read; `classes`: what they name."""
     # sparsity and seed act through the components that read them: 2-of-4 is the same run whatever `sparsity` says
-    computed = settings.model_dump(exclude={"name", "sparsity", "seed", "device", "allow", "plan", "rerun"})
+    asides = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache", "journal", "objective"}
+    computed = settings.model_dump(exclude=asides)
     matters = {
         "settings": computed,
         "options": {group: chosen for group, chosen in options.items() if group != "tracker"},
@@ -44,9 +48,21 @@ def run_key(
     return content_hash(matters)[:16]
 
 
-def code_version(classes: Iterable[type]) -> str:
-    """sha256 over this package's source and that of the user's own classes."""
-    sources = set(PACKAGE.rglob("*.py")) | {Path(inspect.getfile(cls)) for cls in classes}
+def statistics_key(needs: Needs) -> dict[str, Any]:
+    """What can change a bit of statistics besides model, text and machine: versions, and the code that folds them."""
+    statistics = {tap.statistic for taps in needs.values() for tap in taps}
+    classes = {type(part) for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "scikit-learn": version("scikit-learn"),  # which finds the topics
+        "code": code_version(classes, FOLDING),
+    }
+
+
+def code_version(classes: Iterable[type], rooms: Iterable[str] = ("**/*.py",)) -> str:
+    """sha256 over this package's source, or what the patterns name of it, and that of the user's own classes."""
+    sources = {file for room in rooms for file in PACKAGE.glob(room)} | {Path(inspect.getfile(cls)) for cls in classes}
     digest = hashlib.sha256()
     for source in sorted(sources):
         name = source.relative_to(PACKAGE) if source.is_relative_to(PACKAGE) else source.name

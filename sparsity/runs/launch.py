@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from .errors import hand_on
+from .dense import Held
+from .errors import MISTAKES, hand_on
 from .groups import COMPONENTS, SHARED
-from .pipeline import Place, run
+from .job import Place
+from .numbers import is_number
+from .pipeline import run
 from .store import RunStore
+from .sweeps import Point, note
+
+HELD = Held()  # the points of a sweep in one process share a model
 
 
 def job(config: DictConfig) -> float | None:
-    """One run. Returns the pruned model's perplexity, which a sweeper may minimise."""
+    """One run. Returns the number that `objective` names, which a sweeper may minimise."""
     OmegaConf.set_struct(config, True)
     hydra = cast(DictConfig, HydraConfig.get())
+    sweep = hydra.mode == RunMode.MULTIRUN
+    where = place(hydra, config.name)
     try:
-        result = run(config, place(hydra, config.name))
+        result, folder = run(config, where, HELD if sweep else None)
+        if sweep and result:
+            note(Path(hydra.sweep.dir), Point(hydra.job.num, where.swept, str(folder), None))
     except Exception as error:
-        hand_on(error, hydra.job.num if hydra.mode == RunMode.MULTIRUN else None)
+        if sweep:
+            why = " ".join(str(error).split()) if isinstance(error, MISTAKES) else f"{type(error).__name__}: {error}"
+            note(Path(hydra.sweep.dir), Point(hydra.job.num, where.swept, None, why))
+        hand_on(error, hydra.job.num if sweep else None)
         raise
     finally:
         RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()  # a mistake that was seen early leaves nothing behind
-    perplexity: float | None = result.get("perplexity", {}).get("pruned")
-    return perplexity
+    found: Any = result
+    for name in config.objective.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if is_number(found) else None
 
 
 def place(hydra: DictConfig, name: str) -> Place:

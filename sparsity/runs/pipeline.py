@@ -6,105 +6,62 @@ the composition (`plan`), the text; and only then anything is computed.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import time
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..core import Site, UserError
-from ..datasets import sample, tokenise
+from ..datasets import sample
 from ..datasets.overlap import SPAN, shared_tokens
-from ..engine import LayerReport, Plan, plan, prune, select
-from ..methods import Route
-from ..models import Decoder, Loaded
-from ..stream import BlockStream
+from ..engine import Plan, plan, select
+from ..models import Decoder
+from ..models.cache import stamps
 from . import checkpoint, console
-from .build import Parts, build, check_targets, components, targets
+from .build import build, check_targets, components, targets
+from .dense import Dense, Held
 from .environment import environment, peak_memory
 from .evaluate import compare, references, referred
 from .groups import SHARED
+from .job import Clock, Job, Place
 from .key import run_key
 from .preview import preview
-from .settings import Settings, read, resolve_device
-from .store import ENVIRONMENT, RESULT, RunStore, find_finished
+from .pruning import prune
+from .settings import read, resolve_device
+from .store import ENVIRONMENT, JOURNAL, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
 from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a run's files go, the folder under which finished runs are looked up, and what was asked for."""
+def run(config: DictConfig, place: Place, held: Held | None = None) -> tuple[dict[str, Any], Path]:
+    """Do what the configuration says, or say that it was done. `held`: the model of a sweep's last point.
 
-    folder: Path
-    finished: Path
-    choices: Mapping[str, str]  # group -> option
-    overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
-    sweep: Path | None = None  # the folder of the sweep that this is a point of
-    swept: Sequence[str] = ()  # the words that other points of the sweep do not share
-
-
-@dataclass
-class Clock:
-    """Seconds per stage."""
-
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("load", "calibrate", "prune", "evaluate"), 0.0)
-    )
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Job:
-    """A configuration that was found sound without a model, and where its files go."""
-
-    settings: Settings
-    parts: Parts
-    device: torch.device
-    key: str
-    config: Mapping[str, Any]  # resolved, for the record
-    place: Place
-
-    @property
-    def store(self) -> RunStore:
-        return RunStore(self.place.folder)
-
-
-def run(config: DictConfig, place: Place) -> dict[str, Any]:
-    """Do what the configuration says, or say that it was done. Returns the content of result.json, {} for plan=true."""
+    Returns the content of result.json, {} for plan=true, and the folder in which it stands.
+    """
     job = prepare(config, place)
     if job.settings.plan:
-        _, decoder = _load(job)
+        decoder = _dense(job, held).decoder
         preview(job.settings, job.parts, decoder, _plan(job, decoder))
-        return {}
+        return {}, place.folder
     done = None if job.settings.rerun else find_finished(place.finished, job.key)
     if done is not None:
         console.say("finished earlier, not repeated (rerun=true repeats it)")
-        result, folder = RunStore(done).result or {}, done
+        result = RunStore(done).result or {}
     else:
-        _claim(job)
-        with Watch(job.parts.tracker) as watch:
-            result, folder = _run(job, watch), place.folder
-    console.table(result, folder)
-    return result
+        with _claimed(job) as job, Watch(job.parts.tracker) as watch:
+            result, done = _run(job, watch, held), job.place.folder
+    console.table(result, done)
+    return result, done
 
 
 def prepare(config: DictConfig, place: Place) -> Job:
@@ -133,17 +90,18 @@ def prepare(config: DictConfig, place: Place) -> Job:
     return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
 
 
-def _run(job: Job, watch: Watch) -> dict[str, Any]:
+def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     settings, parts, store, clock = job.settings, job.parts, job.store, Clock()
     with clock("load"), console.busy("loading"):
-        loaded, decoder = _load(job)
+        dense = _dense(job, held)
+        loaded, decoder = dense.loaded, dense.decoder
         the_plan = _plan(job, decoder)
         if settings.save:
             store.check_space(checkpoint.size(loaded))
-        ids_BT = _calibration_ids(job, loaded) if the_plan.last >= 0 else None
+        ids_BT = _calibration_ids(job, dense) if the_plan.last >= 0 else None
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
-        ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer) if asked else torch.empty(0)
+        ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
             evaluator.check(ids_N)
     for name, shape in decoder.unpruned.items():
@@ -152,19 +110,18 @@ def _run(job: Job, watch: Watch) -> dict[str, Any]:
 
     where = environment(job.device)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
-    store.json(ENVIRONMENT, where)
+    store.json(ENVIRONMENT, where | {"run_key": job.key})
     watch.start(_about(job))
 
     with clock("evaluate"), console.busy("evaluating the dense model"):
         other = referred(parts.reference, loaded, settings.torch_dtype)
-        against = Decoder(other.model, other.tokenizer) if other else decoder
-        dense = references(parts.evaluation, against, ids_N, job.device)
+        known = references(parts.evaluation, Dense(other) if other else dense, ids_N, job.device, job.cache)
         reference = {"name": other.name, **other.origin} if other else None
-        del other, against  # the memory of another model is needed
+        del other  # the memory of another model is needed
     sites = the_plan.sites
-    rows, keep_sha256 = _prune(job, decoder, the_plan, ids_BT, clock, watch)
+    rows, keep_sha256, resumed, forwards = prune(job, dense, the_plan, ids_BT, clock, watch)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
-        measured = compare(parts.evaluation, decoder, ids_N, job.device, dense)
+        measured = compare(parts.evaluation, decoder, ids_N, job.device, known)
     for found in measured.values():
         store.csv(f"{found.table}.csv", found.rows)
 
@@ -180,13 +137,15 @@ def _run(job: Job, watch: Watch) -> dict[str, Any]:
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
         "dataset": parts.dataset.describe(),
-        "calibration": settings.calibration.model_dump() | {"tokens": 0 if ids_BT is None else ids_BT.numel()},
+        "calibration": settings.calibration.model_dump()
+        | {"tokens": 0 if ids_BT is None else ids_BT.numel(), "block_forwards": forwards},
         "leakage": leakage,
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
         "sparsity": _recount(decoder, sites, rows),
         "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_means(rows)},
         "seconds": clock.seconds,
+        "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
         "mask_sha256": keep_sha256,
@@ -194,6 +153,7 @@ def _run(job: Job, watch: Watch) -> dict[str, Any]:
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
     store.json(RESULT, result)
+    shutil.rmtree(store.folder / JOURNAL, ignore_errors=True)
     watch.finish(lambda: _outcome(job, result))
     return result
 
@@ -218,35 +178,11 @@ def _outcome(job: Job, result: Mapping[str, Any]) -> Outcome:
     return Outcome(summary(result), tables(job.place.folder), model if job.settings.save else None)
 
 
-def _prune(
-    job: Job, decoder: Decoder, the_plan: Plan, ids_BT: Tensor | None, clock: Clock, watch: Watch
-) -> tuple[list[dict[str, Any]], str]:
-    """Prune the model in place. Returns the rows of layers.csv, written block by block, and the hash of all masks."""
-    rows: list[dict[str, Any]] = []
-    digest = hashlib.sha256()
-    sites, calibration = the_plan.sites, job.settings.calibration
-    with clock("prune"):
-        stream = BlockStream(
-            decoder,
-            ids_BT,
-            batch_size=calibration.batch_size,
-            propagate=calibration.propagate,
-            device=job.device,
-        )
-        for report in console.progress(prune(stream, the_plan), len(sites), len(decoder.blocks)):
-            rows.append(_row(report, _method(job, report.site)))
-            digest.update(np.packbits(report.keep_OI.cpu().numpy()).tobytes())
-            watch.layer(rows[-1])
-            if len(rows) == len(sites) or sites[len(rows)].block != report.site.block:
-                job.store.csv("layers.csv", rows)
-    clock.seconds["calibrate"] += stream.seconds
-    clock.seconds["prune"] -= stream.seconds
-    return rows, digest.hexdigest()
-
-
-def _load(job: Job) -> tuple[Loaded, Decoder]:
-    loaded = job.parts.model.load(job.settings.torch_dtype)
-    return loaded, Decoder(loaded.model, loaded.tokenizer)
+def _dense(job: Job, held: Held | None) -> Dense:
+    source, dtype = job.parts.model, job.settings.torch_dtype
+    if held is None:
+        return Dense(source.load(dtype))
+    return held.dense((repr(source), dtype, tuple(stamps(source.files()))), lambda: source.load(dtype))
 
 
 def _plan(job: Job, decoder: Decoder) -> Plan:
@@ -255,22 +191,35 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
     return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error, scope.lm_head)
 
 
-def _claim(job: Job) -> None:
-    """The folder is ours to write: new, or left unfinished, or to be repeated."""
-    job.store.check_writable()
-    result = job.store.result
-    if result is not None and not job.settings.rerun:
-        raise UserError(
-            f"{job.store.folder} holds another finished run (key {result.get('run_key')}, this one's is {job.key}). "
-            f"Choose another hydra.run.dir, or rerun=true to replace it"
-        )
-    job.store.unfinish()
+@contextmanager
+def _claimed(job: Job) -> Iterator[Job]:
+    """The job with a folder that is its own to write: that of the same run, interrupted, or the one that it was given."""
+    with ExitStack() as stack:
+        if not job.settings.rerun:
+            for folder in find_interrupted(job.place.finished, job.key):
+                if stack.enter_context(RunStore(folder).alone()):
+                    RunStore(folder).tidy()
+                    yield replace(job, place=replace(job.place, folder=folder))
+                    return
+        job.store.check_writable()
+        if not stack.enter_context(job.store.alone()):
+            raise UserError(
+                f"{job.store.folder} is being written by another process: expected a folder of its own for each run"
+            )
+        result = job.store.result
+        if result is not None and not job.settings.rerun:
+            raise UserError(
+                f"{job.store.folder} holds another finished run (key {result.get('run_key')}, this one's is {job.key}). "
+                f"Choose another hydra.run.dir, or rerun=true to replace it"
+            )
+        job.store.unfinish()
+        yield job
 
 
-def _calibration_ids(job: Job, loaded: Loaded) -> Tensor:
+def _calibration_ids(job: Job, dense: Dense) -> Tensor:
     calibration = job.settings.calibration
-    ids_N = tokenise(job.parts.dataset.calibration_text(), loaded.tokenizer)
     generator = torch.Generator().manual_seed(calibration.seed)
+    ids_N = dense.ids(job.parts.dataset.calibration_text())
     return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
 
@@ -283,34 +232,6 @@ def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
             f"text holds too, so the perplexity flatters what was calibrated"
         )
     return {"span": SPAN, "tokens": ids_BT.numel(), "shared": shared, "share": shared / ids_BT.numel()}
-
-
-def _method(job: Job, site: Site) -> str:
-    """What was chosen for this layer, by the name of the option."""
-    method, choices = job.parts.method, job.place.choices
-    if site.role == "head":
-        return "magnitude"
-    if isinstance(method, Route):
-        return choices.get(f"method@method.routes.{method.key(site)}", choices["method"])
-    return choices["method"]
-
-
-def _row(report: LayerReport, method: str) -> dict[str, Any]:
-    return {
-        "block": report.site.block,
-        "name": report.site.name,
-        "role": report.site.role,
-        "method": method,
-        "rows": report.shape[0],
-        "columns": report.shape[1],
-        "sparsity_asked": report.asked,
-        "sparsity_found": report.found,
-        "error_before": report.error_before,
-        "relative_error": report.error,
-        "seconds": round(report.seconds, 6),
-        "corrector_seconds": round(report.corrector_seconds, 6),
-        **report.facts,
-    }
 
 
 def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

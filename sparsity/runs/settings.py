@@ -44,6 +44,11 @@ class ScopeOptions(Options):
     lm_head: bool
 
 
+class CacheOptions(Options):
+    statistics: bool
+    limit_gib: Annotated[float, Field(ge=0)]
+
+
 class Settings(Options):
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
     sparsity: Annotated[float, Field(ge=0, lt=1)]
@@ -53,6 +58,9 @@ class Settings(Options):
     layer_error: LayerError
     scope: ScopeOptions
     calibration: Calibration
+    cache: CacheOptions
+    journal: bool
+    objective: str
     allow: list[str]
     save: bool
     packed: bool

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -15,10 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from ..core import UserError
+
+log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 ENVIRONMENT = "environment.json"  # marks a folder as a run's
+JOURNAL = "journal"
+FOLDERS = ("model", "packed", JOURNAL)
+LOCK = ".lock"  # held by the process that writes the run
 
 
 class RunStore:
@@ -52,6 +60,21 @@ class RunStore:
                 f"{self.folder} has {free / 2**30:.1f} GiB free: expected {needed / 2**30:.1f} GiB for the checkpoint. "
                 f"Choose another hydra.run.dir, or save=false"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other process writes this run. The system frees the lock of a process that died."""
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            (self.folder / LOCK).unlink(missing_ok=True)
+            lock.release()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -88,10 +111,19 @@ class RunStore:
         """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
         (self.folder / RESULT).unlink(missing_ok=True)
         if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
-            for folder in (self.folder / "model", self.folder / "packed", *self.folder.glob(".*.????????")):
-                shutil.rmtree(folder, ignore_errors=True)
+            for name in FOLDERS:
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            self.tidy()
             for table in self.folder.glob("*.csv"):
                 table.unlink()
+
+    def tidy(self) -> None:
+        """Delete what a process that was killed had half written."""
+        for left in self.folder.glob(".*.????????"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink()
 
     def drop_if_empty(self) -> None:
         """Hydra makes the folder before it is known whether there is anything to put in it."""
@@ -123,9 +155,25 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 def find_finished(root: Path, key: str) -> Path | None:
     """The folder of a finished run with this key, in `root` itself or at most two folders below (a sweep's points)."""
+    return next(_with_key(root, RESULT, key), None)
+
+
+def find_interrupted(root: Path, key: str) -> Iterator[Path]:
+    """The folders of unfinished runs with this key that have a journal."""
+    for folder in _with_key(root, ENVIRONMENT, key):
+        if not (folder / RESULT).exists() and (folder / JOURNAL).is_dir():
+            yield folder
+
+
+def _with_key(root: Path, name: str, key: str) -> Iterator[Path]:
     for depth in ("", "*/", "*/*/"):
-        for path in sorted(root.glob(depth + RESULT)):
-            result = read_result(path)
-            if result and result.get("run_key") == key:
-                return path.parent
-    return None
+        for path in sorted(root.glob(depth + name)):
+            try:
+                content = read_result(path)
+            except UserError as error:
+                if name == RESULT:
+                    raise
+                log.warning("%s", error)
+                continue
+            if content and content.get("run_key") == key:
+                yield path.parent

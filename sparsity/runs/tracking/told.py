@@ -10,7 +10,7 @@ from typing import Any
 
 from ..numbers import is_number, numbers
 
-SETTINGS = ("schema", "calibration")  # what result.json repeats of the configuration
+SETTINGS = ("schema", "calibration", "resumed")  # what is no finding
 IN_NAME = ("method", "pattern", "corrector", "sparsity", "seed", "tracker")
 
 

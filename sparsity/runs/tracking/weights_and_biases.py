@@ -93,14 +93,17 @@ class WeightsAndBiases:
         return ("online", None) if key else ("offline", "not logged in")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tracked:
     run: wandb.Run
     about: About
     checkpoint: bool
+    rows: int = 0
 
     def layer(self, numbers: Mapping[str, float]) -> None:
-        self.run.log(dict(numbers))
+        if self.rows >= self.run.starting_step:  # a run that goes on where it was has the rows before that
+            self.run.log(dict(numbers))
+        self.rows += 1
 
     def finish(self, outcome: Outcome) -> None:
         import wandb

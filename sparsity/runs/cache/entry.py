@@ -1,0 +1,92 @@
+"""A file of tensors under `<key>-<digest>.safetensors`: the key is a hash of all that determines the content, so a file is never
+out of date; the digest is the file's own sha256, so a damaged one is told from its name. It appears complete or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".safetensors"
+DIGITS = 32  # of a digest, hexadecimal
+
+
+def content_hash(content: Any) -> str:
+    """sha256 of a value as JSON; what JSON does not know counts by its text."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Entry:
+    """An open file. It stays readable when another process deletes it. Raises `FileNotFoundError` if that came first."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = path.open("rb")
+
+    @cached_property
+    def damage(self) -> str | None:
+        """What is wrong with it, in a few words."""
+        self._file.seek(0)
+        digest = hashlib.file_digest(self._file, "sha256").hexdigest()[:DIGITS]
+        return None if self.path.stem.endswith(f"-{digest}") else "its content is not what its name says"
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """Its description. Read from the head of the file: look at `damage` first."""
+        self._file.seek(0)
+        length = int.from_bytes(self._file.read(8), "little")
+        about: dict[str, Any] = json.loads(json.loads(self._file.read(length))["__metadata__"]["about"])
+        return about
+
+    def tensors(self) -> dict[str, Tensor]:
+        """In memory, on the CPU."""
+        self._file.seek(0)
+        return load(self._file.read())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def entries(folder: Path, key: str = "") -> Iterator[Entry]:
+    """The undamaged files of a key, or of every key that begins with it. A damaged one is named and deleted."""
+    for path in sorted(folder.glob(f"{key}*{SUFFIX}")):
+        try:
+            entry = Entry(path)
+        except FileNotFoundError:  # evicted since the folder was listed
+            continue
+        if entry.damage is None:
+            yield entry
+        else:
+            entry.close()
+            log.warning("%s is damaged (%s): computing it again", path, entry.damage)
+            path.unlink(missing_ok=True)
+
+
+def write(folder: Path, key: str, content: bytes) -> Path:
+    """The file, of what `content_of` made. Raises `OSError` where it cannot be written; then there is none."""
+    path = folder / f"{key}-{hashlib.sha256(content).hexdigest()[:DIGITS]}{SUFFIX}"
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{key}.{uuid.uuid4().hex[:8]}"
+    try:
+        unfinished.write_bytes(content)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def content_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """A file's bytes. `about` is a JSON value that says what they are."""
+    return save(dict(tensors), {"about": json.dumps(about, default=str)})

@@ -1,0 +1,122 @@
+"""The cache as a whole: `<folder>/dense`, the dense model's evaluations, a file each; `<folder>/statistics`, a folder for each
+model and text (`statistics`). What was used least recently goes when the whole would outgrow its limit, or fill the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .entry import SUFFIX, content_hash, content_of, entries, write
+
+log = logging.getLogger(__name__)
+
+DENSE, STATISTICS = "dense", "statistics"
+SPARE = 2**30  # bytes of the disk that are left to others
+
+
+@dataclass(frozen=True)
+class Item:
+    """What is kept or deleted as a whole: a file of `dense`, or a walk's folder."""
+
+    path: Path
+    bytes: int
+    used: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class Cache:
+    folder: Path
+    limit: int  # bytes
+
+    def remembered(
+        self, content: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """The dense model's answers filed under `content`, computed and filed if they are not there."""
+        key, folder = content_hash(content), self.folder / DENSE
+        for entry in entries(folder, key):
+            touch(entry.path)
+            found = entry.tensors()
+            entry.close()
+            return found
+        found = dict(compute())
+        self.write(folder, key, content_of(found, content))
+        return found
+
+    def write(self, folder: Path, key: str, content: bytes, expected: int = 0) -> Path | None:
+        """Keep this, if there is room. None, said in a line of the log, if it is not kept.
+
+        `expected`: bytes of all that will follow and is of no use without one another; nothing makes room for a part of that.
+        """
+        try:
+            if expected > self.limit:
+                raise OSError(f"some {expected / 2**30:.2f} GiB do not fit into cache.limit_gib={self.limit / 2**30:g}")
+            self.make_room(len(content), folder)
+            return write(folder, key, content)
+        except OSError as error:
+            log.warning("not kept in the cache: %s", error.strerror or error)
+            return None
+
+    def make_room(self, needed: int, folder: Path) -> None:
+        """Delete what was used least recently, but nothing of `folder`'s. Raises `OSError` if that is not enough."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        items = sorted(self.items(), key=lambda item: item.used)
+        held = sum(item.bytes for item in items)
+        old = (item for item in items if item.path != folder)
+        while held + needed > self.limit or shutil.disk_usage(self.folder).free < needed + SPARE:
+            item = next(old, None)
+            if item is None:
+                raise OSError(
+                    f"{needed / 2**20:.0f} MiB more do not fit: {held / 2**30:.2f} GiB of cache.limit_gib={self.limit / 2**30:g} "
+                    f"are used, {shutil.disk_usage(self.folder).free / 2**30:.1f} GiB of the disk are free"
+                )
+            remove(item.path)
+            held -= item.bytes
+
+    def shrink(self) -> None:
+        """Delete what was used least recently until the rest is within the limit."""
+        items = sorted(self.items(), key=lambda item: item.used)
+        held = sum(item.bytes for item in items)
+        for item in items:
+            if held <= self.limit:
+                return
+            remove(item.path)
+            held -= item.bytes
+
+    def items(self) -> Iterator[Item]:
+        for path in sorted((self.folder / DENSE).glob(f"*{SUFFIX}")):
+            if stat := _stat(path):
+                yield Item(path, stat.st_size, stat.st_mtime)
+        for folder in sorted(path for path in (self.folder / STATISTICS).glob("*") if path.is_dir()):
+            found = [stat for path in folder.iterdir() if (stat := _stat(path))]
+            yield Item(folder, sum(stat.st_size for stat in found), max((s.st_mtime for s in found), default=0.0))
+
+
+def touch(path: Path) -> None:
+    """It was used now. A cache that may only be read stays as it is."""
+    try:
+        os.utime(path)
+    except OSError:
+        log.debug("%s cannot be touched", path)
+
+
+def remove(path: Path) -> None:
+    """Another process may have been faster."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,185 @@
+"""Calibrate once, prune many. With `propagate=dense` a layer's statistics depend on the model and the text alone, not on what is
+pruned how: they are folded in one walk over the dense model, kept, and read by every later run. Such a run reads no text and runs
+no block; one that asks for more collects what is missing, in another walk.
+
+A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
+taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
+wait for it: the lock is the operating system's, so that of a process that died is free.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import Folded, Site, Stats, Tap
+from ...models.cache import held
+from ...models.decoder import Block, Decoder
+from ...stream import BlockStream, Needs, Stream
+from .entry import Entry, content_hash, content_of, entries
+from .keep import STATISTICS, Cache, touch
+
+log = logging.getLogger(__name__)
+
+Place = tuple[Entry, int]  # a file, and the number of the state in it
+
+
+class Recalled:
+    """A stream whose statistics lie in files: nothing runs."""
+
+    def __init__(self, decoder: Decoder, device: torch.device, places: Mapping[str, Place], forwards: int):
+        self.blocks = decoder.blocks
+        self.device = device
+        self.seconds = 0.0
+        self.forwards = forwards  # of the walk that collected what was missing
+        self.hidden: list[Tensor] = []
+        self._places = places
+
+    def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
+        start = time.perf_counter()
+        wanted = {(site, tap): self._places[name(site, tap)] for site, taps in needs.items() for tap in taps}
+        states: dict[Place, Folded] = {}
+        read: dict[Entry, Mapping[str, Tensor]] = {}
+        for (_, tap), (entry, number) in wanted.items():
+            if entry not in read:
+                read[entry] = entry.tensors()
+            if (entry, number) not in states:
+                parts = entry.about["states"][number]
+                states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
+        self.seconds += time.perf_counter() - start
+        return {site: Stats(site, {tap: states[wanted[site, tap]] for tap in taps}) for site, taps in needs.items()}
+
+    def advance(self, block: Block) -> None:
+        """What lies before a block is in its statistics."""
+
+
+@contextmanager
+def recalled(
+    cache: Cache,
+    about: Mapping[str, Any],
+    told: Mapping[str, Any],
+    decoder: Decoder,
+    needs: Needs,
+    device: torch.device,
+    walker: Callable[[], BlockStream],
+) -> Iterator[Stream | None]:
+    """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
+
+    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds.
+    """
+    folder = cache.folder / STATISTICS / content_hash(about)[:32]
+    names = {name(site, tap) for site, taps in needs.items() for tap in taps}
+    forwards = 0
+    with ExitStack() as stack:
+        places = known(folder, names, stack)
+        if len(places) < len(names) and writable(folder.parent):
+            with held(folder.with_suffix(".lock"), "collecting these statistics"):
+                places = known(folder, names, stack)  # another process may have walked meanwhile
+                wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in needs.items()}
+                blocks = {site.block for site, taps in wanted.items() if taps}
+                if blocks:
+                    stream = walker()
+                    for block, stats in collect(stream, wanted, max(blocks)):
+                        key, content = filed(block, stats, {**told, **about})
+                        path = cache.write(folder, key, content, expected=len(blocks) * len(content))
+                        if path is None:
+                            break
+                        places |= located(stack.enter_context(closing(Entry(path))))
+                    forwards = stream.forwards
+        yield Recalled(decoder, device, places, forwards) if len(places) == len(names) else None
+
+
+def writable(folder: Path) -> bool:
+    """Whether anything can be kept there; said in a line of the log if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be made (%s)", folder, error.strerror)
+        return False
+    if not os.access(folder, os.W_OK):
+        log.warning("%s cannot be written", folder)
+        return False
+    return True
+
+
+def known(folder: Path, names: Collection[str], stack: ExitStack) -> dict[str, Place]:
+    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read."""
+    places: dict[str, Place] = {}
+    for entry in entries(folder):
+        found = {name: place for name, place in located(entry).items() if name in names}
+        if found:
+            stack.enter_context(closing(entry))
+            touch(entry.path)
+            places |= found
+        else:
+            entry.close()
+    return places
+
+
+def located(entry: Entry) -> dict[str, Place]:
+    return {name: (entry, number) for name, number in entry.about["names"].items()}
+
+
+def collect(stream: BlockStream, wanted: Needs, last: int) -> Iterator[tuple[Block, dict[Site, Stats]]]:
+    """What is wanted of every block up to the last, of which nothing is changed."""
+    for block in stream.blocks[: last + 1]:
+        with block.on(stream.device):
+            asked = {site: wanted[site] for site in block.linears if wanted.get(site)}
+            stats = stream.observe(block, asked)
+            if block.index < last:
+                stream.advance(block)
+        if asked:
+            yield block, stats
+
+
+def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The key and the content of a block's file. A state that layers share is in it once."""
+    numbers: dict[int, int] = {}
+    states: list[Any] = []
+    names: dict[str, int] = {}
+    for site, its in stats.items():
+        for tap, folded in its.folded.items():
+            if id(folded) not in numbers:
+                numbers[id(folded)] = len(states)
+                states.append(folded.state)
+            names[name(site, tap)] = numbers[id(folded)]
+    tensors, layout = packed(states)
+    content = content_of(tensors, {"names": names, "states": layout, "walk": walk})
+    return f"{block.index:03d}-{content_hash(sorted(names))[:8]}", content
+
+
+def name(site: Site, tap: Tap[Any]) -> str:
+    """What a state is filed under: whose activation, and how it is folded."""
+    source, side = tap.source(site)
+    return f"{source} {side} {type(tap.statistic).__module__}.{tap.statistic!r}"
+
+
+def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    """The tensors of states by "<state>.<part>", and of each state its parts: numbers, null in the place of a tensor."""
+    tensors: dict[str, Tensor] = {}
+    layout: list[list[Any]] = []
+    for number, state in enumerate(states):
+        parts = state if isinstance(state, tuple) else (state,)
+        tensors |= {
+            f"{number}.{i}": part.cpu().contiguous() for i, part in enumerate(parts) if isinstance(part, Tensor)
+        }
+        layout.append([None if isinstance(part, Tensor) else part for part in parts])
+    return tensors, json.loads(json.dumps(layout, allow_nan=False))
+
+
+def unpacked(
+    tap: Tap[Any], parts: Collection[Any], number: int, tensors: Mapping[str, Tensor], device: torch.device
+) -> Any:
+    """The state of a tap. What it is made of, a tensor or a tuple with names, its statistic says."""
+    values = [tensors[f"{number}.{i}"].to(device) if part is None else part for i, part in enumerate(parts)]
+    like = tap.statistic.zero(torch.empty(1, 1, 1, device="meta"), 1)
+    return type(like)(*values) if isinstance(like, tuple) else values[0]

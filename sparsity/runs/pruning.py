@@ -1,0 +1,148 @@
+"""The pruning of one run: what it walks along, a row for every layer, and after every block what it takes to go on from there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core import Site
+from ..engine import LayerReport, Plan, prune_block, prune_head
+from ..methods import Route
+from ..stream import BlockStream, Stream
+from . import console
+from .cache import recalled
+from .dense import Dense
+from .environment import circumstances
+from .job import Clock, Job
+from .journal import Done, Journal
+from .key import statistics_key
+from .tracking import Watch
+
+
+class Outcome(NamedTuple):
+    rows: list[dict[str, Any]]  # of layers.csv
+    keep_sha256: str  # of all masks
+    resumed: list[int]  # blocks at which the run was taken up again
+    forwards: int  # blocks that this process ran on the calibration text, times batches
+
+
+def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock, watch: Watch) -> Outcome:
+    """Prune the model in place, from where the journal says. layers.csv is written block by block."""
+    journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device)})
+    rows: list[dict[str, Any]] = []
+    digest = hashlib.sha256()
+    keeps: dict[str, Tensor] = {}  # of the block at work
+
+    def add(row: dict[str, Any], keep_B: Tensor) -> None:
+        rows.append(row)
+        digest.update(keep_B.numpy().tobytes())
+        watch.layer(row)
+
+    def reports(stream: Stream, done: int, resumed: list[int]) -> Iterator[LayerReport]:
+        for block in stream.blocks[done:]:
+            first, before = len(rows), stream.seconds
+            with clock("prune"):
+                yield from prune_block(stream, plan, block)
+            clock.move("prune", "calibrate", stream.seconds - before)
+            with clock("journal"):
+                job.store.csv("layers.csv", rows)
+                if job.settings.journal:
+                    weights = {site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps}
+                    seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune")}
+                    journal.put(block.index, Done(rows[first:], seconds, resumed, weights, keeps), stream.hidden)
+            keeps.clear()
+        with clock("prune"):
+            yield from prune_head(plan, stream.device)
+
+    with _stream(job, dense, plan, ids_BT, clock) as stream:
+        done, hidden = journal.read()
+        resumed: list[int] = []
+        for block in stream.blocks[:done]:
+            was = journal.block(block.index)
+            for site in block.linears:
+                if site.name in was.weights:
+                    block.write(site, was.weights[site.name])
+            for row in was.rows:
+                add(row, was.keeps[row["name"]])
+        if done:
+            stream.hidden = [batch_BTI.to(stream.device) for batch_BTI in hidden]
+            clock.add(was.seconds)
+            resumed = [*was.resumed, done]
+            console.say(f"going on at block {done + 1} of {len(stream.blocks)}, where this run was interrupted")
+        walk = reports(stream, done, resumed)
+        for report in console.progress(walk, len(plan.sites), len(stream.blocks), len(rows)):
+            keeps[report.site.name] = torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy()))
+            add(_row(report, _method(job, report.site)), keeps[report.site.name])
+        job.store.csv("layers.csv", rows)
+        return Outcome(rows, digest.hexdigest(), resumed, stream.forwards)
+
+
+@contextmanager
+def _stream(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock) -> Iterator[Stream]:
+    """What the run walks along: recalled statistics if they depend on nothing that it changes, else the text itself."""
+    calibration = job.settings.calibration
+
+    def walker() -> BlockStream:
+        return BlockStream(
+            dense.decoder,
+            ids_BT,
+            batch_size=calibration.batch_size,
+            propagate=calibration.propagate,
+            device=job.device,
+        )
+
+    if ids_BT is None or calibration.propagate != "dense" or not job.settings.cache.statistics:
+        with clock("calibrate"):
+            alone = walker()
+        yield alone
+        return
+    about = {
+        "model": dense.fingerprint,
+        "ids": hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest(),
+        "shape": list(ids_BT.shape),
+        "batch_size": calibration.batch_size,
+        **circumstances(job.device),
+        **statistics_key(plan.needs),
+    }
+    told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
+    with ExitStack() as stack:
+        with clock("calibrate"):
+            found = stack.enter_context(recalled(job.cache, about, told, dense.decoder, plan.needs, job.device, walker))
+            stream: Stream = found or walker()
+        if found is None:
+            console.say("these statistics are not kept: each run collects them anew")
+        yield stream
+
+
+def _method(job: Job, site: Site) -> str:
+    """What was chosen for this layer, by the name of the option."""
+    method, choices = job.parts.method, job.place.choices
+    if site.role == "head":
+        return "magnitude"
+    if isinstance(method, Route):
+        return choices.get(f"method@method.routes.{method.key(site)}", choices["method"])
+    return choices["method"]
+
+
+def _row(report: LayerReport, method: str) -> dict[str, Any]:
+    return {
+        "block": report.site.block,
+        "name": report.site.name,
+        "role": report.site.role,
+        "method": method,
+        "rows": report.shape[0],
+        "columns": report.shape[1],
+        "sparsity_asked": report.asked,
+        "sparsity_found": report.found,
+        "error_before": report.error_before,
+        "relative_error": report.error,
+        "seconds": round(report.seconds, 6),
+        "corrector_seconds": round(report.corrector_seconds, 6),
+        **report.facts,
+    }

@@ -1,0 +1,81 @@
+"""A sweep's own files, whoever launched its points and wherever they ran: `.points/<number>.json`, written by each when it ends,
+and `sweep.csv`, put together from all of them each time. Nothing here is kept in memory: points may run in other processes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from .numbers import numbers
+from .store import RESULT, RunStore, csv_text, read_result
+
+POINTS = ".points"
+TABLE = "sweep.csv"
+# Of result.json: what was found. Its settings stand in the columns of the options.
+FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
+
+
+@dataclass(frozen=True)
+class Point:
+    number: int
+    words: Sequence[str]  # its own: "sparsity=0.6"
+    folder: str | None  # of its result, which may be that of an earlier sweep
+    error: str | None  # None: finished
+
+
+def note(sweep: Path, point: Point) -> None:
+    """The point ended. sweep.csv then has all that ended so far."""
+    folder = sweep / POINTS
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        RunStore(folder).json(f"{point.number}.json", asdict(point))
+        RunStore(sweep).text(TABLE, csv_text([_row(sweep, point) for point in points(sweep)]))
+
+
+def points(sweep: Path) -> list[Point]:
+    """All that ended, by their numbers."""
+    found = [Point(**json.loads(file.read_text(encoding="utf-8"))) for file in (sweep / POINTS).glob("*.json")]
+    return sorted(found, key=lambda point: point.number)
+
+
+def _row(sweep: Path, point: Point) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "point": point.number,
+        "status": "failed" if point.error else "finished",
+        "error": point.error,
+    }
+    row |= dict(word.lstrip("+").partition("=")[::2] for word in point.words)
+    if point.folder is not None:
+        result: Mapping[str, Any] = read_result(Path(point.folder) / RESULT) or {}
+        row |= numbers({name: result.get(name) for name in FOUND}, ".")
+        row["mask_sha256"] = result.get("mask_sha256")
+        row["folder"] = point.folder
+    return row
+
+
+class Sweeps(Callback):
+    """Told by Hydra, in the process that was started, where the sweep's files will be."""
+
+    last: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        Sweeps.last = Path(config.hydra.sweep.dir).absolute()
+
+
+def told() -> Iterator[str]:
+    """At the end of a sweep: what failed and why, and where the table is. Nothing if there was none."""
+    if Sweeps.last is None or not (Sweeps.last / TABLE).exists():
+        return
+    ended = points(Sweeps.last)
+    failed = [point for point in ended if point.error]
+    for point in failed:
+        yield f"#{point.number} {' '.join(point.words)} failed: {point.error}"
+    yield f"{len(ended) - len(failed)} of {len(ended)} points finished: {Sweeps.last / TABLE}"
