@@ -50,7 +50,7 @@ def address(sweep: Path) -> Iterator[str]:
         yield found
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        server.wait(30)
+        server.wait(120)  # the machine may be busy with other tests
 
 
 def test_a_sweep(sweep, address, page):

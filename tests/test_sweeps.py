@@ -64,6 +64,33 @@ def test_the_same_command_runs_what_is_missing_and_the_table_has_all(monkeypatch
     assert len({row["mask_sha256"] for row in table()}) == 4
 
 
+def test_a_smaller_sweep_in_the_same_folder_has_a_smaller_table():
+    assert command(*GRID, "sparsity=0.5,0.6").status == 0
+    assert command(*GRID, "sparsity=0.6").status == 0
+    assert [row["method"] for row in table()] == ["wanda", "magnitude"]
+
+
+def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(monkeypatch):
+    seen, inner = [], engine._prune_layer
+
+    def interrupted(plan, block, site, stats, device):
+        seen.append(site.name)
+        if len(seen) == 14 + 10:  # the second point's second block
+            raise KeyboardInterrupt
+        return inner(plan, block, site, stats, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_prune_layer", interrupted)
+        ended = command(*GRID, "sparsity=0.5,0.6")
+    assert ended.status == 130
+    assert "1 of 1 points finished" in ended.out
+    assert "the same command goes on behind the last block" in ended.err
+    ended = command(*GRID, "sparsity=0.5,0.6")
+    assert ended.status == 0, ended.err
+    assert "going on at block 2 of 2" in ended.out
+    assert [row["status"] for row in table()] == ["finished"] * 4
+
+
 def test_points_that_finished_in_an_earlier_sweep_stand_in_the_new_table():
     words = ("-m", *SMALL, *MEASURED, "method=wanda,magnitude")
     assert command(*words, "sparsity=0.5").status == 0

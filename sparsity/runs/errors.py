@@ -44,6 +44,7 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
         main()
         _tell()
     except KeyboardInterrupt:
+        _tell()
         _end("interrupted: the same command goes on behind the last block that was finished", 130)
     except PointFailed:
         _tell()

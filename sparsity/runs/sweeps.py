@@ -5,6 +5,7 @@ and `sweep.csv`, put together from all of them each time. Nothing here is kept i
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ class Sweeps(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         Sweeps.last = Path(config.hydra.sweep.dir).absolute()
+        shutil.rmtree(Sweeps.last / POINTS, ignore_errors=True)  # of an earlier sweep in this folder
+        (Sweeps.last / TABLE).unlink(missing_ok=True)
 
 
 def told() -> Iterator[str]:
