@@ -70,9 +70,9 @@ test-faults: .venv/.stamp  ## runs killed at any moment, full disks, damaged fil
 test-launchers: build/launchers/.stamp  ## one grid by every launcher, a study by Optuna; in an environment of its own
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 build/launchers/bin/python -m pytest -m launchers
 
-build/launchers/.stamp: pyproject.toml constraints.txt  # not .venv: Ray's launcher wants an older cloudpickle
+build/launchers/.stamp: pyproject.toml constraints.txt  # not .venv: Ray's launcher wants an older cloudpickle, and that an older joblib
 	@rm -rf build/launchers && $(PYTHON) -m venv build/launchers
-	@grep -v '^cloudpickle' constraints.txt > build/launchers/constraints.txt
+	@grep -vE '^(cloudpickle|joblib)==' constraints.txt > build/launchers/constraints.txt
 	@build/launchers/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) \
 	   -c build/launchers/constraints.txt -e ".[dev,sweep,optuna,ray]"
 	@touch $@

@@ -90,9 +90,9 @@ def test_a_run_killed_at_any_moment_goes_on(whole, draw):
     done = blocks(Path("run"))
     assert 0 < done < BLOCKS
     assert not Path("run/result.json").exists()
-    finished(*words, COUNTED="counted")
+    out = finished(*words, COUNTED="counted")
     again = Path("counted").read_text().split("\n")
-    assert len([line for line in again if "proj" in line]) == 7 * (BLOCKS - done)
+    assert len([line for line in again if "proj" in line]) == 7 * (BLOCKS - done), out
     if propagate == "pruned":
         first = min(int(line.split()[1]) for line in again if line.startswith("pass"))
         assert first == done  # no forward pass of a finished block

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +17,7 @@ from .job import Place
 from .numbers import is_number
 from .pipeline import run
 from .store import RunStore
-from .sweeps import Point, note
+from .sweeps import Point, note, own
 
 HELD = Held()  # the points of a sweep in one process share a model
 
@@ -61,14 +59,6 @@ def place(hydra: DictConfig, name: str) -> Place:
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
     words = [str(word) for word in words]
-    swept = _swept(words) if sweep else []
     folder = Path(hydra.sweep.dir).absolute() if sweep else None
+    swept = own(folder, words) if folder else []
     return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept)
-
-
-def _swept(words: list[str]) -> list[str]:
-    """A point's words, without those that were typed with one value for all points."""
-    parser = OverridesParser.create()
-    typed = parser.parse_overrides([word for word in sys.argv[1:] if "=" in word and not word.startswith("-")])
-    fixed = {override.key_or_group for override in typed if not override.is_sweep_override()}
-    return [word for word in words if parser.parse_override(word).key_or_group not in fixed]

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -19,6 +21,7 @@ from .numbers import numbers
 from .store import RESULT, RunStore, csv_text, read_result
 
 POINTS = ".points"
+TYPED = "typed.json"
 TABLE = "sweep.csv"
 # Of result.json: what was found. Its settings stand in the columns of the options.
 FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
@@ -43,8 +46,17 @@ def note(sweep: Path, point: Point) -> None:
 
 def points(sweep: Path) -> list[Point]:
     """All that ended, by their numbers."""
-    found = [Point(**json.loads(file.read_text(encoding="utf-8"))) for file in (sweep / POINTS).glob("*.json")]
+    found = [Point(**json.loads(file.read_text(encoding="utf-8"))) for file in (sweep / POINTS).glob("[0-9]*.json")]
     return sorted(found, key=lambda point: point.number)
+
+
+def own(sweep: Path, words: Sequence[str]) -> list[str]:
+    """Of a point's words those that other points do not share. What was typed is in a file: workers are started otherwise."""
+    typed = json.loads((sweep / POINTS / TYPED).read_text(encoding="utf-8"))["words"]
+    parser = OverridesParser.create()
+    parsed = parser.parse_overrides([word for word in typed if "=" in word and not word.startswith("-")])
+    fixed = {override.key_or_group for override in parsed if not override.is_sweep_override()}
+    return [word for word in words if parser.parse_override(word).key_or_group not in fixed]
 
 
 def _row(sweep: Path, point: Point) -> dict[str, Any]:
@@ -68,9 +80,15 @@ class Sweeps(Callback):
     last: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        Sweeps.last = Path(config.hydra.sweep.dir).absolute()
-        shutil.rmtree(Sweeps.last / POINTS, ignore_errors=True)  # of an earlier sweep in this folder
-        (Sweeps.last / TABLE).unlink(missing_ok=True)
+        sweep = Path(config.hydra.sweep.dir).absolute()
+        try:
+            shutil.rmtree(sweep / POINTS, ignore_errors=True)  # of an earlier sweep in this folder
+            (sweep / POINTS).mkdir(parents=True)
+            (sweep / TABLE).unlink(missing_ok=True)
+            RunStore(sweep / POINTS).json(TYPED, {"words": sys.argv[1:]})
+        except OSError:  # Hydra is about to find the same, and says it better
+            return
+        Sweeps.last = sweep
 
 
 def told() -> Iterator[str]:

@@ -36,6 +36,9 @@ TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.
 BOOTSTRAP, COMPARED = "tests/test_comparison_windows.py", "tests/test_comparison.py"
 WATCH, WATCHED = "sparsity/runs/tracking/watch.py", "tests/test_trackers.py"
 TAPS, RANKED, SCORED = "tests/test_taps.py", "tests/test_tfidf.py", "tests/test_neuronrank.py"
+CACHE, JOURNAL, HELD = "sparsity/runs/cache", "sparsity/runs/journal.py", "sparsity/runs/dense.py"
+RECALL, RECALLED = f"{CACHE}/statistics.py", "tests/test_statistics_cache.py"
+JOURNALS, SWEPT = "tests/test_journal.py", "tests/test_sweeps.py"
 
 MUTANTS = (
     Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
@@ -255,6 +258,48 @@ MUTANTS = (
         '== (better == "smaller")',
         '!= (better == "smaller")',
         COMPARED,
+    ),
+    Mutant("layers share no recalled state", RECALL, "if id(folded) not in numbers:", "if True:", RECALLED),
+    Mutant("a state that is known is collected again", RECALL, "if name(s, tap) not in places", "if True", RECALLED),
+    Mutant("a damaged file is read", f"{CACHE}/entry.py", "if entry.damage is None:", "if True:", RECALLED),
+    Mutant(
+        "the last used goes first",
+        f"{CACHE}/keep.py",
+        "key=lambda item: item.used)",
+        "key=lambda item: -item.used)",
+        RECALLED,
+    ),
+    Mutant("what cannot fit drives others out", f"{CACHE}/keep.py", "if expected > self.limit:", "if False:", RECALLED),
+    Mutant(
+        "batches are not in the key of statistics",
+        "sparsity/runs/pruning.py",
+        '"batch_size": calibration.batch_size,',
+        "",
+        RECALLED,
+    ),
+    Mutant("the hidden states of another block", JOURNAL, "hidden-{index + 1:03d}", "hidden-{index:03d}", JOURNALS),
+    Mutant("a journal of other conditions", JOURNAL, "if was != now)", "if False)", JOURNALS),
+    Mutant(
+        "masks of a resumed run are not hashed",
+        "sparsity/runs/pruning.py",
+        'add(row, was.keeps[row["name"]])',
+        "rows.append(row)",
+        JOURNALS,
+    ),
+    Mutant("the model is not restored", HELD, "self._restore(self._dense)", "pass", SWEPT),
+    Mutant(
+        "a restored model is taken on trust",
+        HELD,
+        "if self._dense.decoder.fingerprint() == self._dense.fingerprint:",
+        "if True:",
+        SWEPT,
+    ),
+    Mutant(
+        "points of an earlier sweep",
+        "sparsity/runs/sweeps.py",
+        "shutil.rmtree(Sweeps.last / POINTS, ignore_errors=True)",
+        "pass",
+        SWEPT,
     ),
 )
 

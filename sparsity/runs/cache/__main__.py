@@ -106,7 +106,7 @@ def verify(cache: Cache, kinds: Sequence[str]) -> int:
 
 def prune(cache: Cache, gib: float | None, days: float | None) -> int:
     """Down to a size, of what was used last, and nothing older than so many days; and what killed processes left."""
-    before = list(cache.items())
+    before = cache.items()
     if days is not None:
         for item in before:
             if item.used < time.time() - days * 86_400:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Cache:
     def make_room(self, needed: int, folder: Path) -> None:
         """Delete what was used least recently, but nothing of `folder`'s. Raises `OSError` if that is not enough."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        items = sorted(self.items(), key=lambda item: item.used)
+        items = self.items()
         held = sum(item.bytes for item in items)
         old = (item for item in items if item.path != folder)
         while held + needed > self.limit or shutil.disk_usage(self.folder).free < needed + SPARE:
@@ -82,7 +82,7 @@ class Cache:
 
     def shrink(self) -> None:
         """Delete what was used least recently until the rest is within the limit."""
-        items = sorted(self.items(), key=lambda item: item.used)
+        items = self.items()
         held = sum(item.bytes for item in items)
         for item in items:
             if held <= self.limit:
@@ -90,13 +90,16 @@ class Cache:
             remove(item.path)
             held -= item.bytes
 
-    def items(self) -> Iterator[Item]:
-        for path in sorted((self.folder / DENSE).glob(f"*{SUFFIX}")):
+    def items(self) -> list[Item]:
+        """All that is kept, the least recently used first."""
+        found = []
+        for path in (self.folder / DENSE).glob(f"*{SUFFIX}"):
             if stat := _stat(path):
-                yield Item(path, stat.st_size, stat.st_mtime)
-        for folder in sorted(path for path in (self.folder / STATISTICS).glob("*") if path.is_dir()):
-            found = [stat for path in folder.iterdir() if (stat := _stat(path))]
-            yield Item(folder, sum(stat.st_size for stat in found), max((s.st_mtime for s in found), default=0.0))
+                found.append(Item(path, stat.st_size, stat.st_mtime))
+        for folder in (path for path in (self.folder / STATISTICS).glob("*") if path.is_dir()):
+            stats = [stat for path in folder.iterdir() if (stat := _stat(path))]
+            found.append(Item(folder, sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=0.0)))
+        return sorted(found, key=lambda item: item.used)
 
 
 def touch(path: Path) -> None:
