@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,11 @@ def address(sweep: Path) -> Iterator[str]:
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1", "BROWSER": "true"}
     # without the word of a `make test` around this one, which has it name its folder first
     line = ("make", "--no-print-directory", "-f", str(ROOT / "Makefile"), f"bin={bin}", "dashboard")
-    server = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    # tests that a shell runs in the background are started deaf to Ctrl-C, and so would be what they start
+    hears = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    server = subprocess.Popen(
+        line, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True, preexec_fn=hears
+    )
     assert server.stdout is not None
     try:
         (found,) = re.findall(r"http://127\.0\.0\.1:\d+", server.stdout.readline())
@@ -50,7 +55,7 @@ def address(sweep: Path) -> Iterator[str]:
         yield found
     finally:
         os.killpg(server.pid, signal.SIGINT)
-        server.wait(120)  # the machine may be busy with other tests
+        server.wait(30)
 
 
 def test_a_sweep(sweep, address, page):

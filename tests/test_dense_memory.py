@@ -1,11 +1,15 @@
 """The dense evaluation is remembered: for the same model, text and protocol alone, and never when it is damaged."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from commands import MEASURED, SMALL, Run, command, run
 
 from sparsity.evaluation import Perplexity
+from sparsity.runs.cache import Cache
 
 pytestmark = pytest.mark.usefixtures("work")
 
@@ -52,7 +56,7 @@ def flip(data: bytes) -> bytes:
 @pytest.mark.parametrize("harm", [cut, flip])
 def test_a_damaged_memory_is_named_and_computed_again(harm, work, references):
     first = run(*MEASURED, into="a")
-    (entry,) = (work / "cache" / "dense").iterdir()
+    (entry,) = (work / "cache" / "dense").glob("*.safetensors")
     entry.write_bytes(harm(entry.read_bytes()))
     ended = command(*SMALL, *MEASURED, "hydra.run.dir=b")
     assert ended.status == 0, ended.err
@@ -61,3 +65,23 @@ def test_a_damaged_memory_is_named_and_computed_again(harm, work, references):
     assert Run(Path("b")).result["perplexity"] == first.result["perplexity"]
     run(*MEASURED, into="c")
     assert len(references) == 2  # it was mended
+
+
+def test_two_at_once_compute_it_once(tmp_path):
+    cache, calls = Cache(tmp_path, 2**20), []
+
+    def compute():
+        calls.append(1)
+        time.sleep(0.3)
+        return {"answer": torch.ones(3)}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: cache.remembered({"question": 1}, compute), range(4)))
+    assert len(calls) == 1
+    assert all(torch.equal(one["answer"], torch.ones(3)) for one in found)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    found = Cache(tmp_path / "cache", 2**20).remembered({"question": 1}, lambda: {"answer": torch.ones(3)})
+    assert torch.equal(found["answer"], torch.ones(3))

@@ -155,6 +155,8 @@ def test_four_processes_from_a_cold_cache_collect_once(whole):
         for child in children:
             out, _ = child.communicate(timeout=2 * PATIENCE)
             assert child.returncode == 0, out
+    known = [path for path in Path("cache/dense").iterdir() if path.suffix == ".safetensors"]
+    assert len(known) == 1
     passes = [Path(f"counted{i}").read_text().count("pass") for i in range(4)]
     assert sorted(passes) == [0, 0, 0, BLOCKS]
     assert len({Run(Path(str(i))).result["mask_sha256"] for i in range(4)}) == 1

@@ -10,6 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def entries(folder: Path, key: str = "") -> Iterator[Entry]:
         else:
             entry.close()
             log.warning("%s is damaged (%s): computing it again", path, entry.damage)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of a cache that may only be read
+                path.unlink(missing_ok=True)
 
 
 def write(folder: Path, key: str, content: bytes) -> Path:

@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ...models.cache import held
 from .entry import SUFFIX, content_hash, content_of, entries, write
 
 log = logging.getLogger(__name__)
@@ -39,15 +41,17 @@ class Cache:
     def remembered(
         self, content: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """The dense model's answers filed under `content`, computed and filed if they are not there."""
+        """The dense model's answers filed under `content`, computed and filed if they are not there, by one process at a time."""
         key, folder = content_hash(content), self.folder / DENSE
-        for entry in entries(folder, key):
-            touch(entry.path)
-            found = entry.tensors()
-            entry.close()
-            return found
-        found = dict(compute())
-        self.write(folder, key, content_of(found, content))
+        found = _read(folder, key)
+        if found is None and not writable(folder):
+            return compute()
+        if found is None:
+            with held(folder / f"{key[:32]}.lock", "evaluating the dense model"):
+                found = _read(folder, key)  # another process may have computed it meanwhile
+                if found is None:
+                    found = compute()
+                    self.write(folder, key, content_of(found, content))
         return found
 
     def write(self, folder: Path, key: str, content: bytes, expected: int = 0) -> Path | None:
@@ -100,6 +104,27 @@ class Cache:
             stats = [stat for path in folder.iterdir() if (stat := _stat(path))]
             found.append(Item(folder, sum(s.st_size for s in stats), max((s.st_mtime for s in stats), default=0.0)))
         return sorted(found, key=lambda item: item.used)
+
+
+def _read(folder: Path, key: str) -> Mapping[str, Tensor] | None:
+    for entry in entries(folder, key):
+        with closing(entry):
+            touch(entry.path)
+            return entry.tensors()
+    return None
+
+
+def writable(folder: Path) -> bool:
+    """Whether anything can be kept there; said in a line of the log if not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be made (%s)", folder, error.strerror)
+        return False
+    if not os.access(folder, os.W_OK):
+        log.warning("%s cannot be written", folder)
+        return False
+    return True
 
 
 def touch(path: Path) -> None:

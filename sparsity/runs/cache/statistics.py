@@ -10,8 +10,6 @@ wait for it: the lock is the operating system's, so that of a process that died 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -26,9 +24,7 @@ from ...models.cache import held
 from ...models.decoder import Block, Decoder
 from ...stream import BlockStream, Needs, Stream
 from .entry import Entry, content_hash, content_of, entries
-from .keep import STATISTICS, Cache, touch
-
-log = logging.getLogger(__name__)
+from .keep import STATISTICS, Cache, touch, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it
 
@@ -96,19 +92,6 @@ def recalled(
                         places |= located(stack.enter_context(closing(Entry(path))))
                     forwards = stream.forwards
         yield Recalled(decoder, device, places, forwards) if len(places) == len(names) else None
-
-
-def writable(folder: Path) -> bool:
-    """Whether anything can be kept there; said in a line of the log if not."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        log.warning("%s cannot be made (%s)", folder, error.strerror)
-        return False
-    if not os.access(folder, os.W_OK):
-        log.warning("%s cannot be written", folder)
-        return False
-    return True
 
 
 def known(folder: Path, names: Collection[str], stack: ExitStack) -> dict[str, Place]:
