@@ -297,7 +297,7 @@ MUTANTS = (
     Mutant(
         "points of an earlier sweep",
         "sparsity/runs/sweeps.py",
-        "shutil.rmtree(Sweeps.last / POINTS, ignore_errors=True)",
+        "shutil.rmtree(sweep / POINTS, ignore_errors=True)",
         "pass",
         SWEPT,
     ),
