@@ -7,8 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -17,6 +15,8 @@ from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
+
+from ..store import RunStore
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,8 @@ def write(folder: Path, key: str, content: bytes) -> Path:
     """The file, of what `content_of` made. Raises `OSError` where it cannot be written; then there is none."""
     path = folder / f"{key}-{hashlib.sha256(content).hexdigest()[:DIGITS]}{SUFFIX}"
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{key}.{uuid.uuid4().hex[:8]}"
-    try:
+    with RunStore(folder).writing(path.name) as unfinished:
         unfinished.write_bytes(content)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

@@ -79,7 +79,7 @@ def recalled(
         places = known(folder, names, stack)
         if len(places) < len(names) and writable(folder.parent):
             with held(folder.with_suffix(".lock"), "collecting these statistics"):
-                places = known(folder, names, stack)  # another process may have walked meanwhile
+                places |= known(folder, names - places.keys(), stack)  # another process may have walked meanwhile
                 wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in needs.items()}
                 blocks = {site.block for site, taps in wanted.items() if taps}
                 if blocks:
