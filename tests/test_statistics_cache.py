@@ -141,6 +141,32 @@ def test_a_damaged_file_is_named_and_collected_again(harm: Callable[[bytes], byt
     assert passes == []
 
 
+def head(data: bytes) -> bytes:
+    return data.replace(b"SquaredNorm", b"SquaredNorn")
+
+
+def test_a_run_reads_only_the_files_that_it_asks_for():
+    """The Grams of a large model are gigabytes, and Wanda needs none of them."""
+    run(*DENSE, "method=sparsegpt", "scope.last_blocks=1", into="a")
+    [gram] = kept()
+    gram.write_bytes(flip(gram.read_bytes()))
+    ended = command(*SMALL, *DENSE, "hydra.run.dir=b")
+    assert "is damaged" in ended.out  # what is missing is looked for in every file first
+    run(*DENSE, "method=sparsegpt", "scope.last_blocks=1", "rerun=true", into="a")
+    [gram] = set(kept()) - {path for path in kept() if b"SquaredNorm" in path.read_bytes()}
+    gram.write_bytes(flip(gram.read_bytes()))
+    assert "is damaged" not in command(*SMALL, *DENSE, "rerun=true", "hydra.run.dir=b").out
+
+
+def test_a_file_that_no_longer_names_what_is_in_it_is_named(passes):
+    first = run(*DENSE, into="a")
+    for file in kept():
+        file.write_bytes(head(file.read_bytes()))
+    ended = command(*SMALL, *DENSE, "hydra.run.dir=b")
+    assert ended.out.count("is damaged") == 2
+    assert Run(Path("b")).result["mask_sha256"] == first.result["mask_sha256"]
+
+
 def test_what_does_not_fit_is_not_kept_and_nothing_is_lost(passes):
     without = run(*DENSE, "cache.statistics=false", into="a")
     ended = command(*SMALL, *DENSE, "cache.limit_gib=0", "hydra.run.dir=b")

@@ -7,7 +7,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -45,10 +46,14 @@ class Entry:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Its description. Read from the head of the file: look at `damage` first."""
+        """Its description. Read from the head of the file: look at `damage` first, or believe nothing of it."""
+        size = self._file.seek(0, os.SEEK_END)
         self._file.seek(0)
         length = int.from_bytes(self._file.read(8), "little")
-        about: dict[str, Any] = json.loads(json.loads(self._file.read(length))["__metadata__"]["about"])
+        try:
+            about: dict[str, Any] = json.loads(json.loads(self._file.read(min(length, size)))["__metadata__"]["about"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} does not begin with a description") from error
         return about
 
     def tensors(self) -> dict[str, Tensor]:
@@ -60,13 +65,22 @@ class Entry:
         self._file.close()
 
 
-def entries(folder: Path, key: str = "") -> Iterator[Entry]:
-    """The undamaged files of a key, or of every key that begins with it. A damaged one is named and deleted."""
+def entries(
+    folder: Path, key: str = "", wanted: Callable[[dict[str, Any]], bool] = lambda about: True
+) -> Iterator[Entry]:
+    """The undamaged files of a key, or of every key that begins with it. A damaged one is named and deleted.
+
+    A file that says of itself, in its `about`, that it is not `wanted` is not read.
+    """
     for path in sorted(folder.glob(f"{key}*{SUFFIX}")):
         try:
             entry = Entry(path)
         except FileNotFoundError:  # evicted since the folder was listed
             continue
+        with suppress(ValueError):
+            if not wanted(entry.about):
+                entry.close()
+                continue
         if entry.damage is None:
             yield entry
         else:

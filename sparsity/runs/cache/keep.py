@@ -71,28 +71,32 @@ class Cache:
     def make_room(self, needed: int, folder: Path) -> None:
         """Delete what was used least recently, but nothing of `folder`'s. Raises `OSError` if that is not enough."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        items = self.items()
-        held = sum(item.bytes for item in items)
-        old = (item for item in items if item.path != folder)
-        while held + needed > self.limit or shutil.disk_usage(self.folder).free < needed + SPARE:
-            item = next(old, None)
-            if item is None:
-                raise OSError(
-                    f"{needed / 2**20:.0f} MiB more do not fit: {held / 2**30:.2f} GiB of cache.limit_gib={self.limit / 2**30:g} "
-                    f"are used, {shutil.disk_usage(self.folder).free / 2**30:.1f} GiB of the disk are free"
-                )
-            remove(item.path)
-            held -= item.bytes
+
+        def fits(held: int) -> bool:
+            return held + needed <= self.limit and shutil.disk_usage(self.folder).free >= needed + SPARE
+
+        held = self._evict(fits, but=folder)
+        if not fits(held):
+            raise OSError(
+                f"{needed / 2**20:.0f} MiB more do not fit: {held / 2**30:.2f} GiB of cache.limit_gib={self.limit / 2**30:g} "
+                f"are used, {shutil.disk_usage(self.folder).free / 2**30:.1f} GiB of the disk are free"
+            )
 
     def shrink(self) -> None:
         """Delete what was used least recently until the rest is within the limit."""
+        self._evict(lambda held: held <= self.limit)
+
+    def _evict(self, enough: Callable[[int], bool], but: Path | None = None) -> int:
+        """Delete item after item until so many bytes are few enough, or until only `but` is left. The bytes that are kept."""
         items = self.items()
         held = sum(item.bytes for item in items)
         for item in items:
-            if held <= self.limit:
-                return
-            remove(item.path)
-            held -= item.bytes
+            if enough(held):
+                break
+            if item.path != but:
+                remove(item.path)
+                held -= item.bytes
+        return held
 
     def items(self) -> list[Item]:
         """All that is kept, the least recently used first."""

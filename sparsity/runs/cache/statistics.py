@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ def recalled(
         places = known(folder, names, stack)
         if len(places) < len(names) and writable(folder.parent):
             with held(folder.with_suffix(".lock"), "collecting these statistics"):
-                places |= known(folder, names - places.keys(), stack)  # another process may have walked meanwhile
+                # another process may have walked meanwhile; and a file may lack a name because it is damaged
+                places |= known(folder, names - places.keys(), stack, every=True)
                 wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in needs.items()}
                 blocks = {site.block for site, taps in wanted.items() if taps}
                 if blocks:
@@ -94,10 +95,13 @@ def recalled(
         yield Recalled(decoder, device, places, forwards) if len(places) == len(names) else None
 
 
-def known(folder: Path, names: Collection[str], stack: ExitStack) -> dict[str, Place]:
-    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read."""
+def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:
+    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read.
+
+    Only files that name one of them are read and verified, unless `every` one is to be.
+    """
     places: dict[str, Place] = {}
-    for entry in entries(folder):
+    for entry in entries(folder, wanted=lambda about: every or not names.isdisjoint(about.get("names", ()))):
         found = {name: place for name, place in located(entry).items() if name in names}
         if found:
             stack.enter_context(closing(entry))
