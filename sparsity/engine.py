@@ -87,6 +87,11 @@ def select(
     return tuple(chosen)
 
 
+def asks(method: Method, corrector: Corrector, layer_error: LayerError, site: Site) -> tuple[Tap[Any], ...]:
+    """All that is folded for one layer."""
+    return distinct([*method.needs(site), *corrector.needs(site), *([GRAM] if layer_error is True else [])])
+
+
 def plan(
     decoder: Decoder,
     method: Method,
@@ -104,12 +109,11 @@ def plan(
     decoder.check_finite()
     chosen = tuple(decoder.sites if sites is None else sites)
     method.check(chosen, pattern)
-    extra = [GRAM] if layer_error is True else []
     needs: dict[Site, tuple[Tap[Any], ...]] = {}
     for site in chosen:
         if method.asked(site, pattern):
             pattern.check(decoder.layer(site))
-        needs[site] = distinct([*method.needs(site), *corrector.needs(site), *extra])
+        needs[site] = asks(method, corrector, layer_error, site)
     for site in decoder.head_block.linears if head else ():
         pattern.check(decoder.layer(site))
     return Plan(method, pattern, corrector, layer_error, needs, decoder.head_block if head else None)
@@ -163,7 +167,7 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
         asked=plan.method.asked(site, plan.pattern),
-        found=1 - pruned.keep_OI.sum().item() / pruned.keep_OI.numel(),
+        found=1 - pruned.keep_OI.count_nonzero().item() / pruned.keep_OI.numel(),  # a sum takes eight times as long
         error_before=before,
         error=after,
         seconds=repaired - start,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import MEASURED, SMALL, Run, command
+from commands import MEASURED, SMALL, UNMEASURED, Run, command
 
 from sparsity import engine
 from sparsity.models import Decoder, Tiny
@@ -35,6 +35,40 @@ def test_a_row_for_every_point():
         assert float(row["perplexity.pruned"]) == result["perplexity"]["pruned"]
         assert row["mask_sha256"] == result["mask_sha256"]
     assert "4 of 4 points finished" in ended.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("method=wanda,magnitude,sparsegpt,hybrid,neuronrank_old", "corrector=none,optimal,hessian"),
+        ("corrector=none,optimal", "layer_error=auto,true"),
+        ("method=hybrid", "tfidf=doc,topic", "tfidf.window=8,16", "corrector=none,greedy"),
+        ("experiment=corrector_grid", "sparsity=0.4,0.5"),
+    ],
+    ids=" ".join,
+)
+def test_one_walk_serves_the_whole_grid(words):
+    """Whatever its first point asks for: what the others will ask for is collected with it."""
+    ended = command("-m", *SMALL, UNMEASURED, "calibration.propagate=dense", "hydra.sweep.dir=sweep", *words)
+    assert ended.status == 0, ended.err
+    folders = {row["folder"] for row in table()}  # tfidf=doc reads no window: such points are one run
+    forwards = [Run(Path(folder)).result["calibration"]["block_forwards"] for folder in folders]
+    assert [n for n in forwards if n] == [2]  # both blocks of the tiny model, once, in one batch
+
+
+def test_an_option_that_one_point_lacks_stops_no_other():
+    """`corrector.damp` exists for some correctors only; the point fails, in its turn, and the walk was made without it."""
+    grid = ("-m", *SMALL, UNMEASURED, "calibration.propagate=dense", "hydra.sweep.dir=sweep", "method=wanda")
+    ended = command(*grid, "corrector=none,optimal", "corrector.steps=2,3")
+    assert ended.status == 1
+    assert "corrector.steps" in ended.err
+
+
+def test_what_is_too_much_to_keep_is_not_collected_for_others():
+    grid = ("-m", *SMALL, UNMEASURED, "calibration.propagate=dense", "method=wanda")
+    command(*grid, "corrector=none,optimal", "hydra.sweep.dir=a", "cache.limit_gib=0.0001")
+    forwards = [Run(Path(row["folder"])).result["calibration"]["block_forwards"] for row in table("a")]
+    assert forwards == [2, 2]
 
 
 def test_a_failed_point_fails_alone_and_is_named_at_the_end():

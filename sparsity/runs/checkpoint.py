@@ -65,7 +65,7 @@ def manifest(
     decoder: Decoder, sites: Sequence[Site], result: Mapping[str, Any], config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
-    in_file = {name: int((tensor == 0).sum()) for name, tensor in _stored(folder)}
+    in_file = {name: tensor.numel() - int(tensor.count_nonzero()) for name, tensor in _stored(folder)}
     layers = {}
     for site in sites:
         weight_OI = decoder.layer(site).weight_OI

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from ..models.cache import cache_dir
 from .build import Parts
@@ -28,6 +29,7 @@ class Place:
     overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
     sweep: Path | None = None  # the folder of the sweep that this is a point of
     swept: Sequence[str] = ()  # the words that other points of the sweep do not share
+    kin: Callable[[], Iterable[DictConfig]] = tuple  # configurations that ask for all that the sweep's points ask for
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from hydra import compose
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,7 +21,7 @@ from .job import Place
 from .numbers import is_number
 from .pipeline import run
 from .store import RunStore
-from .sweeps import Point, note, own
+from .sweeps import Point, kin, note, own
 
 HELD = Held()  # the points of a sweep in one process share a model
 
@@ -61,4 +65,14 @@ def place(hydra: DictConfig, name: str) -> Place:
     words = [str(word) for word in words]
     folder = Path(hydra.sweep.dir).absolute() if sweep else None
     swept = own(folder, words) if folder else []
-    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept)
+    others = partial(_composed, str(hydra.job.config_name), kin(folder, words)) if folder else tuple
+    return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept, others)
+
+
+def _composed(name: str, points: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
+    """Those that can be composed: an option of one corrector may not exist for another. None in a worker without Hydra's files."""
+    for words in points if GlobalHydra.instance().is_initialized() else ():
+        try:
+            yield compose(name, list(words))
+        except HydraException:
+            continue

@@ -236,8 +236,8 @@ def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
 
 def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
-    zeros = sum(int((decoder.layer(site).weight_OI == 0).sum()) for site in sites)
     weights = sum(row["rows"] * row["columns"] for row in rows)
+    zeros = weights - sum(int(decoder.layer(site).weight_OI.count_nonzero()) for site in sites)
     asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in rows) / weights
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Site
-from ..engine import LayerReport, Plan, prune_block, prune_head
+from ..core import Site, distinct
+from ..engine import LayerReport, Plan, asks, prune_block, prune_head
 from ..methods import Route
-from ..stream import BlockStream, Stream
+from ..models import Decoder
+from ..stream import BlockStream, Needs, Stream
 from . import console
+from .build import build, check_targets, components
 from .cache import recalled
 from .dense import Dense
 from .environment import circumstances
+from .errors import MISTAKES
 from .job import Clock, Job
 from .journal import Done, Journal
 from .key import statistics_key
+from .resources import statistics
+from .settings import read
 from .tracking import Watch
 
 
@@ -113,11 +119,29 @@ def _stream(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cl
     told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
     with ExitStack() as stack:
         with clock("calibrate"):
-            found = stack.enter_context(recalled(job.cache, about, told, dense.decoder, plan.needs, job.device, walker))
+            shared = partial(_shared, job, dense.decoder, plan.needs)
+            found = stack.enter_context(
+                recalled(job.cache, about, told, dense.decoder, plan.needs, shared, job.device, walker)
+            )
             stream: Stream = found or walker()
         if found is None:
             console.say("these statistics are not kept: each run collects them anew")
         yield stream
+
+
+def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
+    """`needs` and what the other points of the sweep ask for, so that one walk serves all. If that is too much to keep, `needs`."""
+    union = dict(needs)
+    for config in job.place.kin():
+        with suppress(*MISTAKES):  # whose point will say so
+            options = components(config)
+            check_targets(options, job.settings.allow)
+            parts, layer_error = build(options), read(config).layer_error
+            theirs = {site: asks(parts.method, parts.corrector, layer_error, site) for site in needs}
+            union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
+    held = sum(statistics(job.settings.calibration, decoder, union).values())
+    fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)
+    return union if fits else needs
 
 
 def _method(job: Job, site: Site) -> str:

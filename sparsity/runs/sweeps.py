@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from .store import RESULT, RunStore, csv_text, read_result
 
 POINTS = ".points"
 TYPED = "typed.json"
+ASKING = ("method", "corrector", "tfidf", "layer_error")  # options that say what must be known of a layer
+MOST = 48  # compositions, a tenth of a second each: what a walk over a small model takes
 TABLE = "sweep.csv"
 # Of result.json: what was found. Its settings stand in the columns of the options.
 FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
@@ -54,9 +57,25 @@ def own(sweep: Path, words: Sequence[str]) -> list[str]:
     """Of a point's words those that other points do not share. What was typed is in a file: workers are started otherwise."""
     typed = json.loads((sweep / POINTS / TYPED).read_text(encoding="utf-8"))["words"]
     parser = OverridesParser.create()
-    parsed = parser.parse_overrides([word for word in typed if "=" in word and not word.startswith("-")])
-    fixed = {override.key_or_group for override in parsed if not override.is_sweep_override()}
+    fixed = {override.key_or_group for override in parser.parse_overrides(typed) if not override.is_sweep_override()}
     return [word for word in words if parser.parse_override(word).key_or_group not in fixed]
+
+
+def kin(sweep: Path, words: Sequence[str]) -> list[list[str]]:
+    """What to compose in the place of one point's words to hear what the others will ask of the text: `MOST` at most."""
+    swept = json.loads((sweep / POINTS / TYPED).read_text(encoding="utf-8"))["asking"]
+    fixed = [word for word in words if word.partition("=")[0] not in swept]
+    grid = product(*([f"{key}={value}" for value in values] for key, values in swept.items()))
+    return [[*fixed, *point] for point in islice(grid, MOST)]
+
+
+def _asking(words: Sequence[str]) -> dict[str, list[str]]:
+    """The values of those options that a grid runs through and that say what must be known."""
+    return {
+        override.get_key_element(): list(override.sweep_string_iterator())
+        for override in OverridesParser.create().parse_overrides(list(words))
+        if override.is_discrete_sweep() and override.key_or_group.partition("@")[0].partition(".")[0] in ASKING
+    }
 
 
 def _row(sweep: Path, point: Point) -> dict[str, Any]:
@@ -85,7 +104,9 @@ class Sweeps(Callback):
             shutil.rmtree(sweep / POINTS, ignore_errors=True)  # of an earlier sweep in this folder
             (sweep / POINTS).mkdir(parents=True)
             (sweep / TABLE).unlink(missing_ok=True)
-            RunStore(sweep / POINTS).json(TYPED, {"words": sys.argv[1:]})
+            words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+            params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+            RunStore(sweep / POINTS).json(TYPED, {"words": words, "asking": _asking([*params, *words])})
         except OSError:  # Hydra is about to find the same, and says it better
             return
         Sweeps.last = sweep

@@ -65,25 +65,29 @@ def recalled(
     told: Mapping[str, Any],
     decoder: Decoder,
     needs: Needs,
+    shared: Callable[[], Needs],
     device: torch.device,
     walker: Callable[[], BlockStream],
 ) -> Iterator[Stream | None]:
     """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
 
-    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds.
+    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds; `shared`:
+    `needs`, and what others will need who come later: if there must be a walk, it collects that too.
     """
     folder = cache.folder / STATISTICS / content_hash(about)[:32]
-    names = {name(site, tap) for site, taps in needs.items() for tap in taps}
+    names = named(needs)
     forwards = 0
     with ExitStack() as stack:
         places = known(folder, names, stack)
-        if len(places) < len(names) and writable(folder.parent):
+        if names - places.keys() and writable(folder.parent):
             with held(folder.with_suffix(".lock"), "collecting these statistics"):
                 # another process may have walked meanwhile; and a file may lack a name because it is damaged
                 places |= known(folder, names - places.keys(), stack, every=True)
-                wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in needs.items()}
-                blocks = {site.block for site, taps in wanted.items() if taps}
-                if blocks:
+                if names - places.keys():
+                    more = shared()
+                    places |= known(folder, named(more) - places.keys(), stack)
+                    wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in more.items()}
+                    blocks = {site.block for site, taps in wanted.items() if taps}
                     stream = walker()
                     for block, stats in collect(stream, wanted, max(blocks)):
                         key, content = filed(block, stats, {**told, **about})
@@ -92,7 +96,7 @@ def recalled(
                             break
                         places |= located(stack.enter_context(closing(Entry(path))))
                     forwards = stream.forwards
-        yield Recalled(decoder, device, places, forwards) if len(places) == len(names) else None
+        yield Recalled(decoder, device, places, forwards) if names <= places.keys() else None
 
 
 def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:
@@ -142,6 +146,10 @@ def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) ->
     tensors, layout = packed(states)
     content = content_of(tensors, {"names": names, "states": layout, "walk": walk})
     return f"{block.index:03d}-{content_hash(sorted(names))[:8]}", content
+
+
+def named(needs: Needs) -> set[str]:
+    return {name(site, tap) for site, taps in needs.items() for tap in taps}
 
 
 def name(site: Site, tap: Tap[Any]) -> str:
