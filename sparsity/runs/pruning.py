@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,14 +14,13 @@ from torch import Tensor
 from ..core import Site
 from ..engine import LayerReport, Plan, prune_block, prune_head
 from ..methods import Route
-from ..stream import BlockStream, Stream
+from ..stream import Stream
 from . import console
-from .cache import recalled
+from .calibration import calibration
 from .dense import Dense
 from .environment import circumstances
 from .job import Clock, Job
 from .journal import Done, Journal
-from .key import statistics_key
 from .tracking import Watch
 
 
@@ -60,7 +59,10 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         with clock("prune"):
             yield from prune_head(plan, stream.device)
 
-    with _stream(job, dense, plan, ids_BT, clock) as stream:
+    with ExitStack() as stack:
+        with clock("calibrate"):
+            along = calibration(job, dense, plan.needs, ids_BT, job.settings.calibration.propagate)
+            stream = stack.enter_context(along)
         done, hidden = journal.read()
         resumed: list[int] = []
         for block in stream.blocks[:done]:
@@ -81,43 +83,6 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
             add(_row(report, _method(job, report.site)), keeps[report.site.name])
         job.store.csv("layers.csv", rows)
         return Outcome(rows, digest.hexdigest(), resumed, stream.forwards)
-
-
-@contextmanager
-def _stream(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock) -> Iterator[Stream]:
-    """What the run walks along: recalled statistics if they depend on nothing that it changes, else the text itself."""
-    calibration = job.settings.calibration
-
-    def walker() -> BlockStream:
-        return BlockStream(
-            dense.decoder,
-            ids_BT,
-            batch_size=calibration.batch_size,
-            propagate=calibration.propagate,
-            device=job.device,
-        )
-
-    if ids_BT is None or calibration.propagate != "dense" or not job.settings.cache.statistics:
-        with clock("calibrate"):
-            alone = walker()
-        yield alone
-        return
-    about = {
-        "model": dense.fingerprint,
-        "ids": hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest(),
-        "shape": list(ids_BT.shape),
-        "batch_size": calibration.batch_size,
-        **circumstances(job.device),
-        **statistics_key(plan.needs),
-    }
-    told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
-    with ExitStack() as stack:
-        with clock("calibrate"):
-            found = stack.enter_context(recalled(job.cache, about, told, dense.decoder, plan.needs, job.device, walker))
-            stream: Stream = found or walker()
-        if found is None:
-            console.say("these statistics are not kept: each run collects them anew")
-        yield stream
 
 
 def _method(job: Job, site: Site) -> str:
