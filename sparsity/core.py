@@ -1,7 +1,7 @@
 """The values and interfaces that everything else is written in.
 
 Shape letters   B sequences   T tokens   N = B*T   V vocabulary   I inputs   O outputs   G groups   M members of a group
-                J neurons   R rows of a grouping (documents, topics)   E width of an embedding
+                J neurons   R rows of a grouping (documents, topics)   E width of an embedding   L levels of sparsity
 Polarity        `keep` marks survivors (True survives).   Scores: the larger survives.
 Words           `scope`: within what a criterion's scores may be compared.   `sparsity`: the fraction removed, in [0, 1).
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast, final
 
@@ -207,6 +208,10 @@ class Pattern(Protocol):
 
     def keep(self, score_OI: Tensor, scope: Scope) -> Tensor:
         """The mask (O, I) of the best scores. Among equal scores the lower index is removed first."""
+        ...
+
+    def at(self, share: Fraction) -> Pattern:
+        """The same pattern removing this fraction. Raises `UserError` where the pattern leaves no choice."""
         ...
 
 

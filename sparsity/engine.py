@@ -26,7 +26,7 @@ class Plan:
     """A composition that fits a model, and what each layer to be pruned will ask for."""
 
     method: Method
-    pattern: Pattern
+    patterns: Mapping[Site, Pattern]
     corrector: Corrector
     layer_error: LayerError
     needs: Mapping[Site, tuple[Tap[Any], ...]]
@@ -103,6 +103,7 @@ def plan(
 ) -> Plan:
     """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of the blocks'.
 
+    Every layer has the one pattern. An allocation replaces `patterns`, which may differ in their sparsity alone.
     `head`: the output head as well, by magnitude, since no calibration text is run through it.
     `layer_error`: True folds a Gram for every layer so that its error is known, "auto" reports it where one is folded anyway.
     """
@@ -116,7 +117,8 @@ def plan(
         needs[site] = asks(method, corrector, layer_error, site)
     for site in decoder.head_block.linears if head else ():
         pattern.check(decoder.layer(site))
-    return Plan(method, pattern, corrector, layer_error, needs, decoder.head_block if head else None)
+    the_plan = Plan(method, {}, corrector, layer_error, needs, decoder.head_block if head else None)
+    return replace(the_plan, patterns=dict.fromkeys(the_plan.sites, pattern))
 
 
 def prune(stream: Stream, plan: Plan) -> Iterator[LayerReport]:
@@ -152,7 +154,7 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
     """A function of its own, so that a layer's statistics are gone before the next one's are derived."""
     start = now(device)
     layer = block.layer(site)
-    pruned = plan.method.prune(layer, plan.pattern, stats)
+    pruned = plan.method.prune(layer, plan.patterns[site], stats)
     chosen = now(device)
     corrected = plan.corrector.correct(layer, pruned, stats)
     repaired = now(device)
@@ -166,7 +168,7 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
-        asked=plan.method.asked(site, plan.pattern),
+        asked=plan.method.asked(site, plan.patterns[site]),
         found=1 - pruned.keep_OI.count_nonzero().item() / pruned.keep_OI.numel(),  # a sum takes eight times as long
         error_before=before,
         error=after,

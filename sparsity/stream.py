@@ -59,6 +59,19 @@ class Stream(Protocol):
         ...
 
 
+def collect(stream: Stream, needs: Needs) -> Iterator[tuple[Block, dict[Site, Stats]]]:
+    """What is needed of every block, up to the last of which anything is. No block is changed."""
+    last = max((site.block for site, taps in needs.items() if taps), default=-1)
+    for block in stream.blocks[: last + 1]:
+        with block.on(stream.device):
+            asked = {site: needs[site] for site in block.linears if needs.get(site)}
+            stats = stream.observe(block, asked)
+            if block.index < last:
+                stream.advance(block)
+        if asked:
+            yield block, stats
+
+
 class BlockStream:
     """Hidden states and the blocks' recorded calls. `ids_BT` None: a stream for methods that need no text."""
 

@@ -9,8 +9,9 @@ import torch
 from checkpoints import TINY, tiny
 from torch import nn
 
+from sparsity import predictions
 from sparsity.core import UserError
-from sparsity.evaluation import Divergence, divergence
+from sparsity.evaluation import Divergence
 from sparsity.models import Decoder
 
 T, WINDOWS = 24, 3
@@ -44,7 +45,7 @@ def textbook(dense: nn.Module, pruned: nn.Module) -> tuple[list[float], list[flo
 @pytest.mark.parametrize("positions", [1, 7, 64])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_it_is_the_sum_over_full_logits_however_it_is_streamed(monkeypatch, positions, batch_size):
-    monkeypatch.setattr(divergence, "POSITIONS", positions)
+    monkeypatch.setattr(predictions, "POSITIONS", positions)
     dense = model()
     pruned = damaged(dense)
     evaluator = Divergence(T, None, batch_size)

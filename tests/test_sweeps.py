@@ -87,7 +87,7 @@ def test_the_same_command_runs_what_is_missing_and_the_table_has_all(monkeypatch
     seen, inner = [], engine._prune_layer
 
     def counted(plan, block, site, stats, device):
-        seen.append(plan.pattern.sparsity)
+        seen.append(plan.patterns[site].sparsity)
         return inner(plan, block, site, stats, device)
 
     monkeypatch.setattr(engine, "_prune_layer", counted)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..predictions import divergence
 from .windows import Windowed
 
-POSITIONS = 64  # of every window in a batch, at once: 2 x 12 MiB of float32 logits at a vocabulary of 50,000
 TAIL = "outside."  # marks the parameters among what is remembered
 
 
@@ -46,20 +46,11 @@ class Divergence(Windowed):
 
 
 def _of_batch(pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, outside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Sums over the positions that predict a token of the window: divergence and agreement, float64 (B,) each."""
+    """Sums over the positions that predict a token of each window: divergence and agreement, (B,) each."""
     pruned_BTI = pruned.hidden(ids_BT)
     if (was := dense_BTI.shape[-1]) != (width := pruned_BTI.shape[-1]):
         raise UserError(
             f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "
             f"expected models of one architecture. Choose another reference, or leave out divergence"
         )
-    kl_B, same_B = torch.zeros(2, len(ids_BT), dtype=torch.float64)
-    last = ids_BT.shape[1] - 1  # predicts what the window does not hold
-    for start in range(0, last, POSITIONS):
-        at = slice(start, min(start + POSITIONS, last))
-        log_p_BTV = pruned.head(ids_BT[:, at], dense_BTI[:, at], outside).float().log_softmax(-1)
-        log_q_BTV = pruned.head(ids_BT[:, at], pruned_BTI[:, at]).float().log_softmax(-1)
-        same_B += (log_p_BTV.argmax(-1) == log_q_BTV.argmax(-1)).sum(1).cpu()
-        kl_BTV = log_q_BTV.sub_(log_p_BTV).neg_().mul_(log_p_BTV.exp_())
-        kl_B += kl_BTV.sum(-1).cpu().double().sum(1)
-    return kl_B, same_B
+    return divergence(pruned, ids_BT, dense_BTI, pruned_BTI, outside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -43,3 +44,8 @@ class NofM:
         order_GM = score_GM.argsort(dim=-1, stable=True)  # stable: among equal scores the lower index is removed first
         keep_GM = torch.ones_like(score_GM, dtype=torch.bool).scatter_(1, order_GM[:, : self.m - self.n], False)
         return keep_GM.view_as(score_OI)
+
+    def at(self, share: Fraction) -> NofM:
+        raise UserError(
+            f"pattern {self.n}-of-{self.m} removes {self.sparsity:.2%} of every layer: expected no other fraction"
+        )

@@ -45,3 +45,10 @@ class Unstructured:
         # the decimal that the user wrote, not its binary neighbour: 0.7 of 10 is 7, where floor(0.7 * 10.0) may be 6
         removed = math.floor(Fraction(str(self.sparsity)) * score_GN.shape[1])
         return keep_largest(score_GN, removed).view_as(score_OI)
+
+    def at(self, share: Fraction) -> Unstructured:
+        """Of any N weights of which `share` is a whole number, exactly that many are removed."""
+        sparsity = float(share)
+        while Fraction(str(sparsity)) < share:  # read as its decimal, and floored: it must not lie below
+            sparsity = math.nextafter(sparsity, 1)
+        return Unstructured(sparsity)

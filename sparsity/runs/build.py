@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from ..allocation import Allocation
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
@@ -32,6 +33,7 @@ class Parts:
     dataset: TextSource
     method: Method
     pattern: Pattern
+    allocation: Allocation
     corrector: Corrector
     evaluation: Mapping[str, Evaluator]
     tracker: Mapping[str, Tracker]

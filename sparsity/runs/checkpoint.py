@@ -116,7 +116,9 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
         "pipeline_tag": "text-generation",
         "tags": ["pruned", "sparse", "sparsity-lab"],
     }
-    recipe = {key: config[key] for key in ("method", "pattern", "corrector", "calibration", "scope", "dtype")}
+    recipe = {
+        key: config[key] for key in ("method", "pattern", "allocation", "corrector", "calibration", "scope", "dtype")
+    }
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---

@@ -55,7 +55,7 @@ class Clock:
     """Seconds per stage."""
 
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("load", "calibrate", "prune", "journal", "evaluate"), 0.0)
+        default_factory=lambda: dict.fromkeys(("load", "allocate", "calibrate", "prune", "journal", "evaluate"), 0.0)
     )
 
     @contextmanager

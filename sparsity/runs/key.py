@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 
+from ..allocation import Allocation
 from ..models.cache import stamps
 from ..stream import Needs
 from .cache import content_hash
@@ -22,6 +23,12 @@ from .settings import Settings
 
 PACKAGE = Path(__file__).parents[1]
 FOLDING = ("core.py", "linalg.py", "stream.py", "statistics/*.py", "groupings/*.py", "models/*.py")  # up to a statistic
+MEASURING = (
+    "predictions.py",
+    "allocation/*.py",
+    "methods/wanda.py",
+    "patterns/*.py",
+)  # and what an allocation does with it
 
 
 def run_key(
@@ -57,6 +64,15 @@ def statistics_key(needs: Needs) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "scikit-learn": version("scikit-learn"),  # which finds the topics
         "code": code_version(classes, FOLDING),
+    }
+
+
+def measurement_key(allocation: Allocation) -> dict[str, Any]:
+    """What can change a bit of an allocation's measurement besides model, text, machine and its options."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "code": code_version([type(allocation)], (*FOLDING, *MEASURING)),
     }
 
 

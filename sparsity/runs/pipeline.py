@@ -26,6 +26,7 @@ from ..engine import Plan, plan, select
 from ..models import Decoder
 from ..models.cache import stamps
 from . import checkpoint, console
+from .allocating import allocate
 from .build import build, check_targets, components, targets
 from .dense import Dense, Held
 from .environment import environment, peak_memory
@@ -99,7 +100,8 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         the_plan = _plan(job, decoder)
         if settings.save:
             store.check_space(checkpoint.size(loaded))
-        ids_BT = _calibration_ids(job, dense) if the_plan.last >= 0 else None
+        calibrates = the_plan.last >= 0
+        ids_BT = _calibration_ids(job, dense) if calibrates or parts.allocation.measurement is not None else None
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -118,8 +120,10 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         known = references(parts.evaluation, Dense(other) if other else dense, ids_N, job.device, job.cache)
         reference = {"name": other.name, **other.origin} if other else None
         del other  # the memory of another model is needed
+    with clock("allocate"), console.busy("measuring what layers can give up"):
+        the_plan = allocate(job, dense, the_plan, ids_BT)
     sites = the_plan.sites
-    rows, keep_sha256, resumed, forwards = prune(job, dense, the_plan, ids_BT, clock, watch)
+    rows, keep_sha256, resumed, forwards = prune(job, dense, the_plan, ids_BT if calibrates else None, clock, watch)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, known)
     for found in measured.values():
@@ -133,7 +137,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "command": where["command"],
         "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
-        "composition": {part: repr(getattr(parts, part)) for part in ("method", "pattern", "corrector")},
+        "composition": {part: repr(getattr(parts, part)) for part in ("method", "pattern", "allocation", "corrector")},
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
         "dataset": parts.dataset.describe(),
@@ -188,6 +192,7 @@ def _dense(job: Job, held: Held | None) -> Dense:
 def _plan(job: Job, decoder: Decoder) -> Plan:
     scope, parts = job.settings.scope, job.parts
     sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
+    parts.allocation.check(parts.pattern)
     return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error, scope.lm_head)
 
 

@@ -19,10 +19,15 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> N
     def kind(site: Site) -> tuple[str, str, str, str]:
         shape = " x ".join(map(str, decoder.layer(site).weight_OI.shape))
         if site.role == "head":
-            return f"{site.role} {site.leaf}", shape, f"{parts.pattern.sparsity:.2%}", "none"
+            return f"{site.role} {site.leaf}", shape, f"{plan.patterns[site].sparsity:.2%}", "none"
         inside = f"{decoder.blocks[site.block].name}."
         statistics = "\n".join(str(tap).replace(inside, "") for tap in plan.needs[site])
-        return f"{site.role} {site.leaf}", shape, f"{parts.method.asked(site, parts.pattern):.2%}", statistics or "none"
+        return (
+            f"{site.role} {site.leaf}",
+            shape,
+            f"{plan.method.asked(site, plan.patterns[site]):.2%}",
+            statistics or "none",
+        )
 
     layers = Table("layers", "outputs x inputs", "asked", box=None, padding=(0, 3, 0, 0))
     layers.add_column("statistics", overflow="fold")
@@ -36,6 +41,8 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> N
     passes = f"run through blocks 0 to {plan.last}" if plan.last >= 0 else "not read: nothing asks for it"
     say(f"\ntext         {parts.dataset}")
     say(f"calibration  {text}, propagate={calibration.propagate}; {passes}")
+    if parts.allocation.measurement is not None:
+        say(f"allocation   {parts.allocation}: measured in the run; what is asked above is the mean")
     for name, evaluator in parts.evaluation.items():
         say(f"evaluation   {name}: {evaluator}")
     say(

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Site, distinct
-from ..engine import LayerReport, Plan, asks, prune_block, prune_head
+from ..core import Site
+from ..engine import LayerReport, Plan, prune_block, prune_head
 from ..methods import Route
-from ..models import Decoder
-from ..stream import BlockStream, Needs, Stream
+from ..stream import Stream
 from . import console
-from .build import build, check_targets, components
-from .cache import recalled
+from .calibration import calibration
 from .dense import Dense
 from .environment import circumstances
-from .errors import MISTAKES
 from .job import Clock, Job
 from .journal import Done, Journal
-from .key import statistics_key
-from .resources import statistics
-from .settings import read
 from .tracking import Watch
 
 
@@ -66,7 +59,10 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         with clock("prune"):
             yield from prune_head(plan, stream.device)
 
-    with _stream(job, dense, plan, ids_BT, clock) as stream:
+    with ExitStack() as stack:
+        with clock("calibrate"):
+            along = calibration(job, dense, plan.needs, ids_BT, job.settings.calibration.propagate)
+            stream = stack.enter_context(along)
         done, hidden = journal.read()
         resumed: list[int] = []
         for block in stream.blocks[:done]:
@@ -87,61 +83,6 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
             add(_row(report, _method(job, report.site)), keeps[report.site.name])
         job.store.csv("layers.csv", rows)
         return Outcome(rows, digest.hexdigest(), resumed, stream.forwards)
-
-
-@contextmanager
-def _stream(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock) -> Iterator[Stream]:
-    """What the run walks along: recalled statistics if they depend on nothing that it changes, else the text itself."""
-    calibration = job.settings.calibration
-
-    def walker() -> BlockStream:
-        return BlockStream(
-            dense.decoder,
-            ids_BT,
-            batch_size=calibration.batch_size,
-            propagate=calibration.propagate,
-            device=job.device,
-        )
-
-    if ids_BT is None or calibration.propagate != "dense" or not job.settings.cache.statistics:
-        with clock("calibrate"):
-            alone = walker()
-        yield alone
-        return
-    about = {
-        "model": dense.fingerprint,
-        "ids": hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest(),
-        "shape": list(ids_BT.shape),
-        "batch_size": calibration.batch_size,
-        **circumstances(job.device),
-        **statistics_key(plan.needs),
-    }
-    told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
-    with ExitStack() as stack:
-        with clock("calibrate"):
-            shared = partial(_shared, job, dense.decoder, plan.needs)
-            found = stack.enter_context(
-                recalled(job.cache, about, told, dense.decoder, plan.needs, shared, job.device, walker)
-            )
-            stream: Stream = found or walker()
-        if found is None:
-            console.say("these statistics are not kept: each run collects them anew")
-        yield stream
-
-
-def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
-    """`needs` and what the other points of the sweep ask for, so that one walk serves all. If that is too much to keep, `needs`."""
-    union = dict(needs)
-    for config in job.place.kin():
-        with suppress(*MISTAKES):  # whose point will say so
-            options = components(config)
-            check_targets(options, job.settings.allow)
-            parts, layer_error = build(options), read(config).layer_error
-            theirs = {site: asks(parts.method, parts.corrector, layer_error, site) for site in needs}
-            union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
-    held = sum(statistics(job.settings.calibration, decoder, union).values())
-    fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)
-    return union if fits else needs
 
 
 def _method(job: Job, site: Site) -> str:

@@ -24,7 +24,7 @@ def memory(settings: Settings, decoder: Decoder, plan: Plan) -> dict[str, int]:
     return {
         "weights": sum(p.numel() * p.element_size() for p in parameters),
         "one block": max(sum(p.numel() for p in block.module.parameters()) for block in decoder.blocks) * element,
-        "statistics of a block": max(statistics(calibration, decoder, plan.needs).values()),
+        "statistics of a block": max(statistics(calibration, decoder, plan.needs).values(), default=0),
         "hidden states": tokens * hidden * element,
     }
 

@@ -38,6 +38,7 @@ WATCH, WATCHED = "sparsity/runs/tracking/watch.py", "tests/test_trackers.py"
 TAPS, RANKED, SCORED = "tests/test_taps.py", "tests/test_tfidf.py", "tests/test_neuronrank.py"
 CACHE, JOURNAL, HELD = "sparsity/runs/cache", "sparsity/runs/journal.py", "sparsity/runs/dense.py"
 RECALL, RECALLED = f"{CACHE}/statistics.py", "tests/test_statistics_cache.py"
+SHARES, SHARED, ALLOTTED = "sparsity/allocation", "tests/test_allocation.py", "tests/test_allocation_runs.py"
 JOURNALS, SWEPT = "tests/test_journal.py", "tests/test_sweeps.py"
 
 MUTANTS = (
@@ -272,8 +273,8 @@ MUTANTS = (
     Mutant("what cannot fit drives others out", f"{CACHE}/keep.py", "if expected > self.limit:", "if False:", RECALLED),
     Mutant(
         "batches are not in the key of statistics",
-        "sparsity/runs/pruning.py",
-        '"batch_size": calibration.batch_size,',
+        "sparsity/runs/calibration.py",
+        '"batch_size": batch_size,',
         "",
         RECALLED,
     ),
@@ -301,6 +302,21 @@ MUTANTS = (
         "pass",
         SWEPT,
     ),
+    Mutant(
+        "a share below its fraction", f"{PATTERNS}/unstructured.py", "str(sparsity)) < share", "sparsity) < 0", SHARED
+    ),
+    Mutant("the last weights lost", f"{SHARES}/exact.py", "    if left:", "    if False:", SHARED),
+    Mutant("a row emptied", f"{SHARES}/exact.py", "SLACK), 0), inputs - 1)", "SLACK), 0), inputs)", SHARED),
+    Mutant("shares out of bounds", f"{SHARES}/balance.py", ".clamp(low, high)", "", SHARED),
+    Mutant("costs not by weight", f"{SHARES}/balance.py", " / size_G[:, None]", "", SHARED),
+    Mutant("outliers given away", f"{SHARES}/owl.py", "self.lam * (2", "-self.lam * (2", SHARED),
+    Mutant("each layer's own mean", f"{SHARES}/owl.py", "* mean)", "* score_OI.mean())", SHARED),
+    Mutant("a group left pruned", f"{SHARES}/probe.py", "write(site, weight_OI)", "layer(site)", SHARED),
+    Mutant("a probe a block late", f"{SHARES}/probe.py", "_behind(stream, block.index)", "_behind(stream, 1)", SHARED),
+    Mutant("probes pile up", f"{SHARES}/probe.py", "stream.hidden = list(here)", "pass", SHARED),
+    Mutant("the loss of survivors", f"{SHARES}/sensitivity.py", ".sort(1)", ".sort(1, descending=True)", SHARED),
+    Mutant("one pattern for all", "sparsity/runs/allocating.py", ", **found.patterns", "", ALLOTTED),
+    Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
 )
 
 

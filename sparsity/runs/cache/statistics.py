@@ -22,7 +22,7 @@ from torch import Tensor
 from ...core import Folded, Site, Stats, Tap
 from ...models.cache import held
 from ...models.decoder import Block, Decoder
-from ...stream import BlockStream, Needs, Stream
+from ...stream import BlockStream, Needs, Stream, collect
 from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, touch, writable
 
@@ -89,7 +89,7 @@ def recalled(
                     wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in more.items()}
                     blocks = {site.block for site, taps in wanted.items() if taps}
                     stream = walker()
-                    for block, stats in collect(stream, wanted, max(blocks)):
+                    for block, stats in collect(stream, wanted):
                         key, content = filed(block, stats, {**told, **about})
                         path = cache.write(folder, key, content, expected=len(blocks) * len(content))
                         if path is None:
@@ -118,18 +118,6 @@ def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) 
 
 def located(entry: Entry) -> dict[str, Place]:
     return {name: (entry, number) for name, number in entry.about["names"].items()}
-
-
-def collect(stream: BlockStream, wanted: Needs, last: int) -> Iterator[tuple[Block, dict[Site, Stats]]]:
-    """What is wanted of every block up to the last, of which nothing is changed."""
-    for block in stream.blocks[: last + 1]:
-        with block.on(stream.device):
-            asked = {site: wanted[site] for site in block.linears if wanted.get(site)}
-            stats = stream.observe(block, asked)
-            if block.index < last:
-                stream.advance(block)
-        if asked:
-            yield block, stats
 
 
 def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) -> tuple[str, bytes]:

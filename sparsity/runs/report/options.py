@@ -22,8 +22,16 @@ APART = {
 }  # fmt: skip
 # What is typed as `sparsity` and `seed` is read as these; a pattern such as 2of4 reads no `sparsity`.
 TYPED = {"pattern.sparsity": "sparsity", "calibration.seed": "seed"}
-ORDER = ("checkpoint", "method", "tfidf", "corrector", "pattern", "sparsity", "dataset", "calibration")
-GROUPS = {"checkpoint", "method", "tfidf", "corrector", "pattern", "dataset"}  # whose options speak for themselves
+ORDER = ("checkpoint", "method", "tfidf", "corrector", "pattern", "allocation", "sparsity", "dataset", "calibration")
+GROUPS = {
+    "checkpoint",
+    "method",
+    "tfidf",
+    "corrector",
+    "pattern",
+    "allocation",
+    "dataset",
+}  # whose options speak for themselves
 
 Options = dict[str, str]
 

@@ -1,0 +1,69 @@
+"""What a walk goes along: recalled statistics where they depend on nothing that a run changes, else the calibration text itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+
+from torch import Tensor
+
+from ..core import distinct
+from ..engine import asks
+from ..models import Decoder
+from ..stream import BlockStream, Needs, Propagate, Stream
+from . import console
+from .build import build, check_targets, components
+from .cache import recalled
+from .dense import Dense
+from .environment import circumstances
+from .errors import MISTAKES
+from .job import Job
+from .key import statistics_key
+from .resources import statistics
+from .settings import read
+
+
+@contextmanager
+def calibration(job: Job, dense: Dense, needs: Needs, ids_BT: Tensor | None, propagate: Propagate) -> Iterator[Stream]:
+    """In front of the first block. With `propagate` dense, `needs` is all that may be asked of it, and the cache may know it."""
+    batch_size = job.settings.calibration.batch_size
+
+    def walker() -> BlockStream:
+        return BlockStream(dense.decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=job.device)
+
+    if ids_BT is None or propagate != "dense" or not job.settings.cache.statistics:
+        yield walker()
+        return
+    about = {**text(dense, ids_BT), "batch_size": batch_size, **circumstances(job.device), **statistics_key(needs)}
+    told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
+    with ExitStack() as stack:
+        shared = partial(_shared, job, dense.decoder, needs)
+        found = stack.enter_context(recalled(job.cache, about, told, dense.decoder, needs, shared, job.device, walker))
+        stream: Stream = found or walker()
+        if found is None:
+            console.say("these statistics are not kept: each run collects them anew")
+        yield stream
+
+
+def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
+    """`needs` and what the other points of the sweep ask for, so that one walk serves all. If that is too much to keep, `needs`."""
+    union = dict(needs)
+    for config in job.place.kin():
+        with suppress(*MISTAKES):  # whose point will say so
+            options = components(config)
+            check_targets(options, job.settings.allow)
+            parts, settings = build(options), read(config)
+            if settings.calibration.propagate == "dense":
+                theirs = {site: asks(parts.method, parts.corrector, settings.layer_error, site) for site in needs}
+                union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
+    held = sum(statistics(job.settings.calibration, decoder, union).values())
+    fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)
+    return union if fits else needs
+
+
+def text(dense: Dense, ids_BT: Tensor) -> dict[str, object]:
+    """The model and the ids, for a key."""
+    digest = hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest()
+    return {"model": dense.fingerprint, "ids": digest, "shape": list(ids_BT.shape)}
