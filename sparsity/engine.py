@@ -1,8 +1,8 @@
-"""The whole algorithm: for every block, learn what was asked, choose the survivors, repair them, move on."""
+"""The whole algorithm: for every block, learn what was asked, choose the survivors, repair them, refine the block, move on."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,10 +14,12 @@ from .correctors import NoCorrection
 from .linalg import relative_error
 from .methods import Magnitude
 from .models.decoder import Block, Decoder
+from .refine import NoRefinement, Refinement
 from .statistics import Gram
 from .stream import Stream, now
 
 GRAM = Tap(Gram())
+NO_REFINEMENT = NoRefinement()
 LayerError = Literal["auto"] | bool
 
 
@@ -30,6 +32,7 @@ class Plan:
     corrector: Corrector
     layer_error: LayerError
     needs: Mapping[Site, tuple[Tap[Any], ...]]
+    refinement: Refinement
     head: Block | None = None  # the output head, if it is to be pruned too: by magnitude
 
     @property
@@ -40,7 +43,8 @@ class Plan:
     @property
     def last(self) -> int:
         """The last block that anything is asked of; -1: no text and no forward pass are needed."""
-        return max((site.block for site, taps in self.needs.items() if taps), default=-1)
+        refined = self.refinement.target is not None
+        return max((site.block for site, taps in self.needs.items() if taps or refined), default=-1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def plan(
     sites: Collection[Site] | None = None,
     layer_error: LayerError = "auto",
     head: bool = False,
+    refinement: Refinement = NO_REFINEMENT,
 ) -> Plan:
     """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of the blocks'.
 
@@ -117,7 +122,7 @@ def plan(
         needs[site] = asks(method, corrector, layer_error, site)
     for site in decoder.head_block.linears if head else ():
         pattern.check(decoder.layer(site))
-    the_plan = Plan(method, {}, corrector, layer_error, needs, decoder.head_block if head else None)
+    the_plan = Plan(method, {}, corrector, layer_error, needs, refinement, decoder.head_block if head else None)
     return replace(the_plan, patterns=dict.fromkeys(the_plan.sites, pattern))
 
 
@@ -128,15 +133,28 @@ def prune(stream: Stream, plan: Plan) -> Iterator[LayerReport]:
     yield from prune_head(plan, stream.device)
 
 
-def prune_block(stream: Stream, plan: Plan, block: Block) -> Iterator[LayerReport]:
-    """The same of one block, in front of which the stream stands. It is moved on as far as the plan needs it."""
+def prune_block(stream: Stream, plan: Plan, block: Block) -> Generator[LayerReport, None, Mapping[str, float]]:
+    """The same of one block, in front of which the stream stands. It is moved on as far as the plan needs it.
+
+    Returns what the refinement says of the block: nothing where there is none, or where nothing was asked of its layers.
+    """
+    keeps: dict[Site, Tensor] = {}
+    refined: dict[str, float] = {}
     with block.on(stream.device):
         needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}
         stats = stream.observe(block, needs) if block.index <= plan.last else {site: Stats(site) for site in needs}
         for site in needs:
-            yield _prune_layer(plan, block, site, stats.pop(site), stream.device)
+            report = _prune_layer(plan, block, site, stats.pop(site), stream.device)
+            if report.asked:
+                keeps[site] = report.keep_OI
+            yield report
+        if keeps and plan.refinement.target is not None:
+            start = now(stream.device)
+            refined |= plan.refinement.refine(block, stream.passage(block), keeps)
+            refined["seconds"] = now(stream.device) - start
         if block.index < plan.last:
             stream.advance(block)
+    return refined
 
 
 def prune_head(plan: Plan, device: torch.device) -> Iterator[LayerReport]:

@@ -5,7 +5,10 @@
 
 `propagate="pruned"`: a block sees what the pruned blocks before it put out, as Wanda and SparseGPT do; two passes a block.
 `propagate="dense"`: a block sees the dense model's activations; observing and advancing is one pass.
-The stream has never heard of pruning. Memory: the hidden states and one copy of each distinct argument of the blocks.
+`target`: it also keeps what a dense block puts out while it is observed, for whoever wants to match that: from the same inputs
+("own"), or from the dense model's ("dense"), whose hidden states are then carried along, a third pass a block.
+The stream has never heard of pruning. Memory: the hidden states and one copy of each distinct argument of the blocks; with a
+target, twice or three times as many hidden states.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,7 +29,17 @@ from .core import Folded, Grouping, Side, Site, Stats, Tap, UserError
 from .models.decoder import Block, Call, Decoder
 
 Propagate = Literal["pruned", "dense"]
+Target = Literal["own", "dense"]
 Needs = Mapping[Site, Collection[Tap[Any]]]
+
+
+class Passage(NamedTuple):
+    """What goes into a block and what should come out of it, batch by batch: (B, T, I) each."""
+
+    calls: list[Call]
+    inputs: list[Tensor]
+    targets: list[Tensor]
+    sources: list[Tensor]  # what the dense block turned into the targets
 
 
 class Stream(Protocol):
@@ -48,10 +61,14 @@ class Stream(Protocol):
         """Blocks run so far, times batches."""
         ...
 
-    hidden: list[Tensor]  # (B, T, I) in front of the next block; none where they are not needed
+    carried: list[Tensor]  # all hidden states (B, T, I) in front of the next block; none where they are not needed
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
         """The statistics of this block's layers that `needs` asks for."""
+        ...
+
+    def passage(self, block: Block) -> Passage:
+        """Of this block, which was observed: through it as it is now, towards what the dense one put out."""
         ...
 
     def advance(self, block: Block) -> None:
@@ -76,17 +93,27 @@ class BlockStream:
     """Hidden states and the blocks' recorded calls. `ids_BT` None: a stream for methods that need no text."""
 
     def __init__(
-        self, decoder: Decoder, ids_BT: Tensor | None, *, batch_size: int, propagate: Propagate, device: torch.device
+        self,
+        decoder: Decoder,
+        ids_BT: Tensor | None,
+        *,
+        batch_size: int,
+        propagate: Propagate,
+        device: torch.device,
+        target: Target | None = None,
     ):
         self.blocks = decoder.blocks
         self.ids_BT = ids_BT
         self.embedding_VE = decoder.embedding_VE
         self.device = device
         self.propagate = propagate
+        self.target = target
         self.forwards = 0  # blocks run, times batches
         self.seconds = 0.0
         self._passed: list[Tensor] | None = None  # what the dense block put out while it was observed
         self.hidden: list[Tensor] = []
+        self._dense: list[Tensor] = []  # the dense model's hidden states, where they are others
+        self._behind: list[Tensor] = []  # what they become
         self._calls: list[list[Call]] = []
         self._labels: dict[Grouping, tuple[int, tuple[Tensor, ...]]] = {}
         self._batch_size = batch_size
@@ -96,10 +123,20 @@ class BlockStream:
                 hidden_BTI, calls = decoder.record(ids)
                 self.hidden.append(hidden_BTI.to(device))
                 self._calls.append([call.map(shared) for call in calls])
+        if target == "dense" and propagate == "pruned":
+            self._dense = [*self.hidden]
+
+    @property
+    def carried(self) -> list[Tensor]:
+        return [*self.hidden, *self._dense]
+
+    @carried.setter
+    def carried(self, states: list[Tensor]) -> None:
+        self.hidden, self._dense = states[: len(self._calls)], states[len(self._calls) :]
 
     @torch.no_grad()
-    def _run(self, block: Block) -> Iterator[tuple[int, Tensor]]:
-        for i, hidden_BTI in enumerate(self.hidden):
+    def _run(self, block: Block, states: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
+        for i, hidden_BTI in enumerate(states):
             output_BTI = self._calls[i][block.index](block.module, hidden_BTI)
             self.forwards += 1
             if not output_BTI.isfinite().all():
@@ -113,25 +150,41 @@ class BlockStream:
         """Fold exactly what `needs` asks of this block's layers. No pass if that is nothing, unless `dense` needs its output."""
         fold = _Fold(block, needs)
         labels = {grouping: self._labels_of(grouping) for grouping in fold.groupings}
-        if fold.wanted or self.propagate == "dense":
+        keeps = self.propagate == "dense" or self.target == "own"
+        if fold.wanted or keeps:
             with self._timed(), fold.recording():
                 passed = []
-                for i, output_BTI in self._run(block):
+                for i, output_BTI in self._run(block, self.hidden):
                     batch = {grouping: (rows, batches[i]) for grouping, (rows, batches) in labels.items()}
                     fold.batch(self.hidden[i].shape[:2], batch)
-                    if self.propagate == "dense":
+                    if keeps:
                         passed.append(output_BTI)
-                self._passed = passed if self.propagate == "dense" else None
+                self._passed = passed if keeps else None
+        if self._dense:
+            with self._timed():
+                self._behind = [output_BTI for _, output_BTI in self._run(block, self._dense)]
         return fold.stats()
+
+    def passage(self, block: Block) -> Passage:
+        """See `Stream`. Raises `ValueError` if no outputs were kept."""
+        targets = self._behind or self._passed
+        if not targets:
+            raise ValueError(
+                f"{block.name}: nothing was kept to match: expected a stream with a target, and an observed block"
+            )
+        return Passage([calls[block.index] for calls in self._calls], self.hidden, targets, self._dense or self.hidden)
 
     def advance(self, block: Block) -> None:
         """Move the hidden states behind the block, as it is now (`pruned`) or as it was when observed (`dense`)."""
         with self._timed():
-            if self._passed is not None:
-                self.hidden, self._passed = self._passed, None
+            if self.propagate == "dense" and self._passed is not None:
+                self.hidden = self._passed
             else:
-                for i, output_BTI in self._run(block):
+                for i, output_BTI in self._run(block, self.hidden):
                     self.hidden[i] = output_BTI
+            if self._dense and self._behind:
+                self._dense = self._behind
+            self._passed, self._behind = None, []
 
     def _labels_of(self, grouping: Grouping) -> tuple[int, tuple[Tensor, ...]]:
         """The number of rows, and the labels of every batch. Made once: they depend on the text, not on the block."""

@@ -20,9 +20,9 @@ ROOMS = {
     "methods": 2, "correctors": 2,
     "models": 3, "datasets": 3,
     "stream": 4,
-    "engine": 5, "refine": 5, "allocation": 5, "evaluation": 5,
-    "comparison": 5,
-    "runs": 6, "__init__": 6,
+    "refine": 5, "allocation": 5, "evaluation": 5, "comparison": 5,
+    "engine": 6,
+    "runs": 7, "__init__": 7,
 }  # fmt: skip
 
 

@@ -79,6 +79,23 @@ def test_a_killed_run_goes_on_behind_its_last_block(monkeypatch, layers, propaga
     assert whole.result["resumed"] == []
 
 
+@pytest.mark.parametrize("target", ["dense", "own"])
+def test_a_refined_run_goes_on_with_both_streams_and_all_rows(monkeypatch, target):
+    words = (*MEASURED, "method=wanda", "refine=block", f"refine.target={target}", "refine.epochs=2", "save=true")
+    words += ("calibration.batch_size=1",)
+    whole = run(*FOUR, *words, into="whole")
+    killed(monkeypatch, *words, at="layers.2.mlp.up_proj")
+    assert command(*SMALL, *FOUR, *words).status == 0
+    [folder] = folders()
+    same(Run(folder), whole)
+    tables = [
+        [line.rpartition(",")[0] for line in (at / "blocks.csv").read_text().splitlines()]
+        for at in (folder, Path("whole"))
+    ]
+    assert tables[0] == tables[1]  # but for the seconds
+    assert len(tables[0]) == 5
+
+
 def test_a_run_may_be_interrupted_again_and_again(monkeypatch):
     words = (*MEASURED, "method=wanda", "corrector=optimal", "save=true")
     for block in (1, 2, 3):

@@ -88,7 +88,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def __call__(self, module: nn.Module, hidden_BTI: Tensor) -> Tensor:
+    def __call__(self, module: Callable[..., Any], hidden_BTI: Tensor) -> Tensor:
         return hidden_of(module(hidden_BTI, *self.args, **self.kwargs))
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Call:

@@ -18,6 +18,7 @@ from ..allocation import Allocation
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
+from ..refine import Refinement
 from .errors import alternatives
 from .groups import COMPONENTS, SHARED
 from .settings import Settings, check_arguments
@@ -35,6 +36,7 @@ class Parts:
     pattern: Pattern
     allocation: Allocation
     corrector: Corrector
+    refine: Refinement
     evaluation: Mapping[str, Evaluator]
     tracker: Mapping[str, Tracker]
 

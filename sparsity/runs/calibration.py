@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core import distinct
 from ..engine import asks
 from ..models import Decoder
-from ..stream import BlockStream, Needs, Propagate, Stream
+from ..stream import BlockStream, Needs, Propagate, Stream, Target
 from . import console
 from .build import build, check_targets, components
 from .cache import recalled
@@ -26,14 +26,21 @@ from .settings import read
 
 
 @contextmanager
-def calibration(job: Job, dense: Dense, needs: Needs, ids_BT: Tensor | None, propagate: Propagate) -> Iterator[Stream]:
-    """In front of the first block. With `propagate` dense, `needs` is all that may be asked of it, and the cache may know it."""
+def calibration(
+    job: Job, dense: Dense, needs: Needs, ids_BT: Tensor | None, propagate: Propagate, target: Target | None = None
+) -> Iterator[Stream]:
+    """In front of the first block. With `propagate` dense, `needs` is all that may be asked of it, and the cache may know it.
+
+    `target`: what a refinement matches; it needs the text itself.
+    """
     batch_size = job.settings.calibration.batch_size
 
     def walker() -> BlockStream:
-        return BlockStream(dense.decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=job.device)
+        return BlockStream(
+            dense.decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=job.device, target=target
+        )
 
-    if ids_BT is None or propagate != "dense" or not job.settings.cache.statistics:
+    if ids_BT is None or target is not None or propagate != "dense" or not job.settings.cache.statistics:
         yield walker()
         return
     about = {**text(dense, ids_BT), "batch_size": batch_size, **circumstances(job.device), **statistics_key(needs)}

@@ -117,7 +117,8 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
         "tags": ["pruned", "sparse", "sparsity-lab"],
     }
     recipe = {
-        key: config[key] for key in ("method", "pattern", "allocation", "corrector", "calibration", "scope", "dtype")
+        key: config[key]
+        for key in ("method", "pattern", "allocation", "corrector", "refine", "calibration", "scope", "dtype")
     }
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}

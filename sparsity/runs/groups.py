@@ -2,5 +2,16 @@
 
 from __future__ import annotations
 
-COMPONENTS = ("model", "reference", "dataset", "method", "pattern", "allocation", "corrector", "evaluation", "tracker")
+COMPONENTS = (
+    "model",
+    "reference",
+    "dataset",
+    "method",
+    "pattern",
+    "allocation",
+    "corrector",
+    "refine",
+    "evaluation",
+    "tracker",
+)
 SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy

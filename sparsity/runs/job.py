@@ -50,13 +50,14 @@ class Job:
         return Cache(cache_dir(), round(self.settings.cache.limit_gib * 2**30))
 
 
+STAGES = ("load", "allocate", "calibrate", "prune", "refine", "journal", "evaluate")
+
+
 @dataclass
 class Clock:
     """Seconds per stage."""
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("load", "allocate", "calibrate", "prune", "journal", "evaluate"), 0.0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:

@@ -30,6 +30,7 @@ class Done:
     """A block that was pruned."""
 
     rows: list[Row]
+    refined: Mapping[str, float]  # what the refinement said of it
     seconds: Mapping[str, float]  # that the run had taken so far, by stage
     resumed: list[int]  # the blocks at which the run had been taken up again
     weights: Mapping[str, Tensor]  # by the names of the layers
@@ -68,7 +69,8 @@ class Journal:
                 which, _, layer = name.partition(".")
                 parts[which][layer] = tensor
             about = entry.about
-            return Done(about["rows"], about["seconds"], about["resumed"], parts["weight"], parts["keep"])
+            told = (about["rows"], about["refined"], about["seconds"], about["resumed"])
+            return Done(*told, parts["weight"], parts["keep"])
 
     def _entry(self, key: str) -> Entry | None:
         return next(entries(self.folder, key), None)
@@ -85,7 +87,13 @@ class Journal:
             return
         tensors = {f"weight.{name}": weight.cpu().contiguous() for name, weight in done.weights.items()}
         tensors |= {f"keep.{name}": keep for name, keep in done.keeps.items()}
-        about = {"conditions": self._conditions, "rows": done.rows, "seconds": done.seconds, "resumed": done.resumed}
+        about = {
+            "conditions": self._conditions,
+            "rows": done.rows,
+            "refined": done.refined,
+            "seconds": done.seconds,
+            "resumed": done.resumed,
+        }
         states = {f"{i:06d}": batch.cpu().contiguous() for i, batch in enumerate(hidden)}
         try:
             write(self.folder, f"hidden-{index + 1:03d}", content_of(states, {}))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +83,7 @@ def prepare(config: DictConfig, place: Place) -> Job:
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
+    parts.refine.check(settings.calibration.num_sequences, settings.calibration.batch_size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
@@ -123,7 +124,9 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
     with clock("allocate"), console.busy("measuring what layers can give up"):
         the_plan = allocate(job, dense, the_plan, ids_BT)
     sites = the_plan.sites
-    rows, keep_sha256, resumed, forwards = prune(job, dense, the_plan, ids_BT if calibrates else None, clock, watch)
+    rows, refined, keep_sha256, resumed, forwards = prune(
+        job, dense, the_plan, ids_BT if calibrates else None, clock, watch
+    )
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, known)
     for found in measured.values():
@@ -137,7 +140,9 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "command": where["command"],
         "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
-        "composition": {part: repr(getattr(parts, part)) for part in ("method", "pattern", "allocation", "corrector")},
+        "composition": {
+            part: repr(getattr(parts, part)) for part in ("method", "pattern", "allocation", "corrector", "refine")
+        },
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
         "dataset": parts.dataset.describe(),
@@ -147,7 +152,8 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "perplexity": {which: summaries.get("perplexity", {}).get(which) for which in ("dense", "pruned")},
         "evaluation": summaries,
         "sparsity": _recount(decoder, sites, rows),
-        "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_means(rows)},
+        "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_layer_means(rows)},
+        "blocks": {"refined": len(refined), **_means(refined, refined[0] if refined else ())},
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
@@ -193,7 +199,16 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
     scope, parts = job.settings.scope, job.parts
     sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
     parts.allocation.check(parts.pattern)
-    return plan(decoder, parts.method, parts.pattern, parts.corrector, sites, job.settings.layer_error, scope.lm_head)
+    return plan(
+        decoder,
+        parts.method,
+        parts.pattern,
+        parts.corrector,
+        sites,
+        job.settings.layer_error,
+        scope.lm_head,
+        parts.refine,
+    )
 
 
 @contextmanager
@@ -247,11 +262,15 @@ def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 
 
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Over the layers in which a number is known, the layer errors' and the corrector's columns; None where in none."""
+def _layer_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     columns = [column for row in rows for column in row if column.startswith("corrector_")]
+    return _means(rows, ["error_before", "relative_error", *columns])
+
+
+def _means(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, float | None]:
+    """Over the rows in which a number is known; None where in none."""
     means: dict[str, float | None] = {}
-    for column in dict.fromkeys(["error_before", "relative_error", *columns]):
+    for column in dict.fromkeys(columns):
         known = [row[column] for row in rows if row.get(column) is not None and math.isfinite(row[column])]
         means[f"{column}_mean"] = sum(known) / len(known) if known else None
     return means

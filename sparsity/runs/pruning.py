@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import Site
 from ..engine import LayerReport, Plan, prune_block, prune_head
 from ..methods import Route
+from ..models import Block
 from ..stream import Stream
 from . import console
 from .calibration import calibration
@@ -26,6 +27,7 @@ from .tracking import Watch
 
 class Outcome(NamedTuple):
     rows: list[dict[str, Any]]  # of layers.csv
+    refined: list[dict[str, Any]]  # of blocks.csv
     keep_sha256: str  # of all masks
     resumed: list[int]  # blocks at which the run was taken up again
     forwards: int  # blocks that this process ran on the calibration text, times batches
@@ -35,6 +37,7 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
     """Prune the model in place, from where the journal says. layers.csv is written block by block."""
     journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device)})
     rows: list[dict[str, Any]] = []
+    refined: list[dict[str, Any]] = []
     digest = hashlib.sha256()
     keeps: dict[str, Tensor] = {}  # of the block at work
 
@@ -43,25 +46,39 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         digest.update(keep_B.numpy().tobytes())
         watch.layer(row)
 
+    def tables() -> None:
+        job.store.csv("layers.csv", rows)
+        if refined:
+            job.store.csv("blocks.csv", refined)
+
+    def note(block: Block, facts: Mapping[str, float]) -> None:
+        if facts:
+            refined.append({"block": block.index, **facts})
+
     def reports(stream: Stream, done: int, resumed: list[int]) -> Iterator[LayerReport]:
         for block in stream.blocks[done:]:
             first, before = len(rows), stream.seconds
             with clock("prune"):
-                yield from prune_block(stream, plan, block)
+                facts = yield from prune_block(stream, plan, block)
             clock.move("prune", "calibrate", stream.seconds - before)
+            clock.move("prune", "refine", facts.get("seconds", 0.0))
+            note(block, facts)
             with clock("journal"):
-                job.store.csv("layers.csv", rows)
+                tables()
                 if job.settings.journal:
                     weights = {site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps}
-                    seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune")}
-                    journal.put(block.index, Done(rows[first:], seconds, resumed, weights, keeps), stream.hidden)
+                    seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune", "refine")}
+                    journal.put(
+                        block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), stream.carried
+                    )
             keeps.clear()
         with clock("prune"):
             yield from prune_head(plan, stream.device)
 
     with ExitStack() as stack:
         with clock("calibrate"):
-            along = calibration(job, dense, plan.needs, ids_BT, job.settings.calibration.propagate)
+            propagate, target = job.settings.calibration.propagate, plan.refinement.target
+            along = calibration(job, dense, plan.needs, ids_BT, propagate, target)
             stream = stack.enter_context(along)
         done, hidden = journal.read()
         resumed: list[int] = []
@@ -72,8 +89,9 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
                     block.write(site, was.weights[site.name])
             for row in was.rows:
                 add(row, was.keeps[row["name"]])
+            note(block, was.refined)
         if done:
-            stream.hidden = [batch_BTI.to(stream.device) for batch_BTI in hidden]
+            stream.carried = [batch_BTI.to(stream.device) for batch_BTI in hidden]
             clock.add(was.seconds)
             resumed = [*was.resumed, done]
             console.say(f"going on at block {done + 1} of {len(stream.blocks)}, where this run was interrupted")
@@ -81,8 +99,8 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         for report in console.progress(walk, len(plan.sites), len(stream.blocks), len(rows)):
             keeps[report.site.name] = torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy()))
             add(_row(report, _method(job, report.site)), keeps[report.site.name])
-        job.store.csv("layers.csv", rows)
-        return Outcome(rows, digest.hexdigest(), resumed, stream.forwards)
+        tables()
+        return Outcome(rows, refined, digest.hexdigest(), resumed, stream.forwards)
 
 
 def _method(job: Job, site: Site) -> str:

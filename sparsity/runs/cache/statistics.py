@@ -22,7 +22,7 @@ from torch import Tensor
 from ...core import Folded, Site, Stats, Tap
 from ...models.cache import held
 from ...models.decoder import Block, Decoder
-from ...stream import BlockStream, Needs, Stream, collect
+from ...stream import BlockStream, Needs, Passage, Stream, collect
 from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, touch, writable
 
@@ -37,7 +37,7 @@ class Recalled:
         self.device = device
         self.seconds = 0.0
         self.forwards = forwards  # of the walk that collected what was missing
-        self.hidden: list[Tensor] = []
+        self.carried: list[Tensor] = []
         self._places = places
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
@@ -53,6 +53,9 @@ class Recalled:
                 states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
         self.seconds += time.perf_counter() - start
         return {site: Stats(site, {tap: states[wanted[site, tap]] for tap in taps}) for site, taps in needs.items()}
+
+    def passage(self, block: Block) -> Passage:
+        raise ValueError(f"{block.name}: nothing goes through it: expected a stream with the calibration text")
 
     def advance(self, block: Block) -> None:
         """What lies before a block is in its statistics."""

@@ -22,7 +22,18 @@ APART = {
 }  # fmt: skip
 # What is typed as `sparsity` and `seed` is read as these; a pattern such as 2of4 reads no `sparsity`.
 TYPED = {"pattern.sparsity": "sparsity", "calibration.seed": "seed"}
-ORDER = ("checkpoint", "method", "tfidf", "corrector", "pattern", "allocation", "sparsity", "dataset", "calibration")
+ORDER = (
+    "checkpoint",
+    "method",
+    "tfidf",
+    "corrector",
+    "refine",
+    "pattern",
+    "allocation",
+    "sparsity",
+    "dataset",
+    "calibration",
+)
 GROUPS = {
     "checkpoint",
     "method",
@@ -30,6 +41,7 @@ GROUPS = {
     "corrector",
     "pattern",
     "allocation",
+    "refine",
     "dataset",
 }  # whose options speak for themselves
 

@@ -1,0 +1,25 @@
+"""No refinement: a block is what its layers' methods and correctors made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..core import Site
+from ..models import Block
+from ..stream import Passage
+
+
+@dataclass(frozen=True)
+class NoRefinement:
+    @property
+    def target(self) -> None:
+        return None
+
+    def check(self, sequences: int, batch_size: int) -> None:
+        """It reads no text."""
+
+    def refine(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]) -> Mapping[str, float]:
+        return {}
