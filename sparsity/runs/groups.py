@@ -4,3 +4,4 @@ from __future__ import annotations
 
 COMPONENTS = ("model", "reference", "dataset", "method", "pattern", "allocation", "corrector", "evaluation", "tracker")
 SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
+USUAL = "uniform"  # the allocation that needs no mention
