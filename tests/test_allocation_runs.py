@@ -12,6 +12,7 @@ from composing import key
 from test_journal import FOUR, killed, same
 
 from sparsity.allocation import owl, sensitivity
+from sparsity.runs.tracking.told import run_name
 from sparsity.stream import BlockStream
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -145,3 +146,12 @@ def test_a_sweep_over_allocations(work: Path):
     assert ended.status == 0, ended.err
     chosen = [json.loads((work / "grid" / str(i) / "result.json").read_text())["choices"] for i in range(3)]
     assert [choices["allocation"] for choices in chosen] == ["uniform", "owl", "sensitivity"]
+
+
+def test_only_an_unusual_allocation_is_in_a_name():
+    ended = command(*SMALL, *MEASURED, *OWL, "hydra.run.dir=run")
+    assert "tiny · wanda · unstructured · owl · none" in ended.out
+    chosen = {"method": "wanda", "pattern": "unstructured", "allocation": "owl", "corrector": "none"}
+    assert run_name(chosen, 0.6, 0, ["allocation=owl"]) == "wanda · unstructured 0.6 · owl · none · seed 0"
+    chosen["allocation"] = "uniform"
+    assert run_name(chosen, 0.6, 0, []) == "wanda · unstructured 0.6 · none · seed 0"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from sparsity.allocation import Owl, Sensitivity
 from sparsity.correctors import Greedy, Hessian, NoCorrection, Optimal
 from sparsity.engine import plan, prune
 from sparsity.evaluation import Cost, Divergence
@@ -170,3 +171,17 @@ def test_the_sparse_kernels_compute_what_the_layers_do():
     assert 0 < measured["layers"] <= len(decoder.sites)
     assert measured["difference"] < 0.1
     assert min(measured["seconds_dense"], measured["seconds_sparse"]) > 0
+
+
+@pytest.mark.parametrize("allocation", [Owl("block", 2.0, 0.1), Sensitivity("role", 0.5, 2, 0.1)], ids=str)
+def test_the_device_measures_what_layers_can_give_up_as_the_cpu_does(allocation):
+    found = []
+    for device in (torch.device("cpu"), CUDA):
+        decoder = llama()
+        stream = BlockStream(decoder, zoo.ids(), batch_size=2, propagate="dense", device=device)
+        shapes = {site: tuple(decoder.layer(site).weight_OI.shape) for site in decoder.sites}
+        found.append(allocation.measure(decoder, stream, zoo.ids(), shapes))
+        assert decoder.device.type == "cpu"
+    for name, cpu in found[0].items():
+        assert found[1][name].device.type == "cpu"
+        torch.testing.assert_close(found[1][name], cpu, rtol=1e-3, atol=1e-3)

@@ -14,33 +14,39 @@ by fewer than O_m weights. No row is ever emptied, r_l <= I_l - 1; only where th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 from ..core import Site
 from .base import Shapes
 
-SLACK = 1e-6  # weights of a row: more than the rounding of s I, so that the floors never exceed the total
+SLACK = (
+    1e-6  # weights of a row: more than the rounding of s I. The floors never exceed the total, nor empty a row at s = 1
+)
 
 
 def apportioned(shapes: Shapes, wanted: Mapping[Site, float], sparsity: float) -> dict[Site, Fraction]:
-    """The fraction of each layer, as near to `wanted` as whole weights of a row are. The weighted mean of `wanted`: `sparsity`."""
+    """The fraction of each layer, as near to `wanted`, in [0, 1] and on weighted mean `sparsity`, as whole weights of a row are."""
     size = sum(outputs * inputs for outputs, inputs in shapes.values())
     room = sum(outputs * (inputs - 1) for outputs, inputs in shapes.values())
     left = min(math.floor(Fraction(str(sparsity)) * size), room)
     each: dict[Site, int] = {}  # weights of a row
     for site, (outputs, inputs) in shapes.items():
-        each[site] = min(max(math.floor(wanted[site] * inputs - SLACK), 0), inputs - 1)
+        each[site] = max(math.floor(wanted[site] * inputs - SLACK), 0)
         left -= outputs * each[site]
     assert left >= 0, "the shares wanted are more than the total"
     order = sorted(shapes, key=lambda site: each[site] - wanted[site] * shapes[site][1])
-    while fitting := [site for site in order if each[site] < shapes[site][1] - 1 and shapes[site][0] <= left]:
+
+    def open_to_more() -> Iterator[Site]:
+        return (site for site in order if each[site] < shapes[site][1] - 1)
+
+    while fitting := [site for site in open_to_more() if shapes[site][0] <= left]:
         for site in fitting:
             if shapes[site][0] <= left:
                 each[site] += 1
                 left -= shapes[site][0]
     shares = {site: Fraction(each[site], inputs) for site, (_, inputs) in shapes.items()}
     if left:
-        site = next(site for site in order if each[site] < shapes[site][1] - 1)
+        site = next(open_to_more())
         shares[site] += Fraction(left, shapes[site][0] * shapes[site][1])
     return shares

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .groups import USUAL
+
 if TYPE_CHECKING:  # a report shows tables too, and loads no model
     from ..engine import LayerReport
 
@@ -61,7 +63,11 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
     chosen = result["choices"]
     title = [
         result["model"]["name"],
-        *(chosen[group] for group in ("method", "pattern", "corrector") if group in chosen),
+        *(
+            chosen[group]
+            for group in ("method", "pattern", "allocation", "corrector")
+            if chosen.get(group, USUAL) != USUAL
+        ),
     ]
     say("\n" + " · ".join(title))
 

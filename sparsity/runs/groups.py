@@ -15,3 +15,4 @@ COMPONENTS = (
     "tracker",
 )
 SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
+USUAL = "uniform"  # the allocation that needs no mention

@@ -306,7 +306,7 @@ MUTANTS = (
         "a share below its fraction", f"{PATTERNS}/unstructured.py", "str(sparsity)) < share", "sparsity) < 0", SHARED
     ),
     Mutant("the last weights lost", f"{SHARES}/exact.py", "    if left:", "    if False:", SHARED),
-    Mutant("a row emptied", f"{SHARES}/exact.py", "SLACK), 0), inputs - 1)", "SLACK), 0), inputs)", SHARED),
+    Mutant("a row emptied", f"{SHARES}/exact.py", "< shapes[site][1] - 1", "< shapes[site][1]", SHARED),
     Mutant("shares out of bounds", f"{SHARES}/balance.py", ".clamp(low, high)", "", SHARED),
     Mutant("costs not by weight", f"{SHARES}/balance.py", " / size_G[:, None]", "", SHARED),
     Mutant("outliers given away", f"{SHARES}/owl.py", "self.lam * (2", "-self.lam * (2", SHARED),

@@ -8,15 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..groups import USUAL
 from ..numbers import is_number, numbers
 
 SETTINGS = ("schema", "calibration", "resumed")  # what is no finding
-IN_NAME = ("method", "pattern", "corrector", "sparsity", "seed", "tracker")
+IN_NAME = ("method", "pattern", "allocation", "corrector", "sparsity", "seed", "tracker")
 
 
 def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequence[str]) -> str:
-    """ "wanda · unstructured 0.5 · none · seed 0", and the words of a sweep that differ from point to point and are not in it."""
-    parts = [choices["method"], f"{choices['pattern']} {sparsity:g}", choices["corrector"], f"seed {seed}"]
+    """ "wanda · unstructured 0.5 · none · seed 0", and the words of a sweep that differ from point to point and are not in it.
+
+    An allocation other than the usual one stands behind the sparsity.
+    """
+    share = [option for option in [choices.get("allocation", USUAL)] if option != USUAL]
+    parts = [choices["method"], f"{choices['pattern']} {sparsity:g}", *share, choices["corrector"], f"seed {seed}"]
     return " · ".join([*parts, *(word for word in swept if word.lstrip("+~").partition("=")[0] not in IN_NAME)])
 
 
