@@ -209,6 +209,10 @@ class Pattern(Protocol):
         """The mask (O, I) of the best scores. Among equal scores the lower index is removed first."""
         ...
 
+    def partly(self, share: float) -> Pattern:
+        """The same with that share, in [0, 1], of its removals: 0 keeps all, 1 is this pattern. For gradual methods."""
+        ...
+
 
 class Method(Protocol):
     """Choose the weights that survive (and, if it must, change them on the way)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -43,3 +45,7 @@ class NofM:
         order_GM = score_GM.argsort(dim=-1, stable=True)  # stable: among equal scores the lower index is removed first
         keep_GM = torch.ones_like(score_GM, dtype=torch.bool).scatter_(1, order_GM[:, : self.m - self.n], False)
         return keep_GM.view_as(score_OI)
+
+    def partly(self, share: float) -> NofM:
+        """Whole weights go: m - floor((m - n) * share) of each m stay."""
+        return NofM(self.m - math.floor((self.m - self.n) * Fraction(str(share))), self.m)

@@ -45,3 +45,7 @@ class Unstructured:
         # the decimal that the user wrote, not its binary neighbour: 0.7 of 10 is 7, where floor(0.7 * 10.0) may be 6
         removed = math.floor(Fraction(str(self.sparsity)) * score_GN.shape[1])
         return keep_largest(score_GN, removed).view_as(score_OI)
+
+    def partly(self, share: float) -> Unstructured:
+        """The product of two decimals, as above: a tenth of 0.7 is 0.07, where 0.1 * 0.7 is a little less."""
+        return Unstructured(float(Fraction(str(self.sparsity)) * Fraction(str(share))))
