@@ -1,0 +1,79 @@
+"""ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): sparsity rises while the weights settle.
+
+The steps of `splitting`, rho fixed, from V = W0. In step t = 1 .. `gradual` the mask keeps the largest |V| at the share
+1 - (1 - t / gradual)^3 of the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878); then it stays, and the
+weights go to the best that it allows. With `gradual` 1 the mask is Wanda's.
+
+Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
+the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..statistics import Gram, GramState
+from .splitting import Resolvent, advance, check_ranges, correlations, resolvent, rows_together, scale
+
+GRAM = Tap(Gram())
+
+
+@dataclass(frozen=True)
+class ADMM:
+    scope: Scope
+    iterations: int  # steps, each a product of the size of the layer
+    gradual: int  # of them, in which the mask changes and the sparsity rises; 1 to `iterations`
+    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
+    rho: float  # how strongly W and Z are drawn together, in the same unit, > 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self.damp, self.rho)
+        if not 1 <= self.gradual <= self.iterations:
+            raise UserError(
+                f"gradual={self.gradual} is out of range: expected a whole number from 1 to iterations={self.iterations}"
+            )
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Any layer has inputs."""
+
+    def needs(self, site: Site) -> tuple[Tap[GramState]]:
+        return (GRAM,)
+
+    def asked(self, site: Site, pattern: Pattern) -> float:
+        return pattern.sparsity
+
+    def resolvent(self, state: GramState) -> Resolvent:
+        return resolvent(correlations(state), self.damp, self.rho)
+
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        (resolvent_II, damp), scale_I = stats.derived(GRAM, self.resolvent), stats.derived(GRAM, scale)
+        dtype = torch.promote_types(scale_I.dtype, layer.weight_OI.dtype)
+        resolvent_II, scale_I = resolvent_II.to(dtype), scale_I.to(dtype)
+        patterns = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
+        panels = layer.weight_OI.split(rows_together(layer, pattern, self.scope))
+        done = [self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns) for panel_PI in panels]
+        z_OI, keep_OI, new_O, gap_O, dense_O = (torch.cat(parts) for parts in zip(*done, strict=True))
+        facts = {
+            "damp": damp,
+            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "settling": float(new_O.sum() / keep_OI.sum().clamp(min=1)),
+            "gap": float(gap_O.norm() / dense_O.norm().clamp(min=torch.finfo(dtype).tiny)),
+        }
+        return Pruned((z_OI / scale_I).to(layer.weight_OI.dtype), keep_OI, facts)
+
+    def _settle(self, dense_PI: Tensor, resolvent_II: Tensor, patterns: Sequence[Pattern]) -> tuple[Tensor, ...]:
+        """Z and its mask; of every row the survivors that the last change of the mask brought in, ||W - Z|| and ||W0||."""
+        v_PI, keep_PI = dense_PI.clone(), torch.ones_like(dense_PI, dtype=torch.bool)
+        for step in range(self.iterations):
+            if step < self.gradual:
+                before_PI, keep_PI = keep_PI, patterns[step].keep(v_PI.abs(), self.scope)
+                off_PI = (~keep_PI).to(v_PI.dtype)
+            weight_PI = advance(v_PI, dense_PI, off_PI, resolvent_II)
+        z_PI = v_PI.masked_fill_(~keep_PI, 0)
+        gap_P, dense_P = (torch.linalg.vector_norm(part_PI, dim=1) for part_PI in (weight_PI - z_PI, dense_PI))
+        return z_PI, keep_PI, (keep_PI & ~before_PI).sum(1), gap_P, dense_P
