@@ -12,12 +12,19 @@ import torch
 Keep = Callable[[torch.Tensor, float], torch.Tensor]
 
 
+def system(X: torch.Tensor, metric: str, damp: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both papers' columns of norm one and their ridge; or columns for which the inverse has ones on its diagonal."""
+    H = X.T @ X
+    H = H + damp * H.diagonal().diag()
+    norm = X.norm(dim=0) if metric == "norm" else torch.linalg.inv(H).diagonal().rsqrt()
+    return H / norm / norm[:, None], norm
+
+
 def admm(
-    W: torch.Tensor, X: torch.Tensor, keep: Keep, iterations: int, gradual: int, damp: float, rho: float
+    W: torch.Tensor, X: torch.Tensor, keep: Keep, iterations: int, gradual: int, metric: str, damp: float, rho: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """arXiv 2401.02938, algorithm 1 with the schedule of section 3.3: the weights and the mask."""
-    norm = X.norm(dim=0)
-    XX = (X / norm).T @ (X / norm) + damp * torch.eye(len(norm), dtype=W.dtype)
+    XX, norm = system(X, metric, damp)
     inverse = torch.linalg.inv(XX + rho * torch.eye(len(norm), dtype=W.dtype))
     target = XX @ (W * norm).T
     W_hat, U = (W * norm).T, torch.zeros_like(W.T)
@@ -31,12 +38,10 @@ def admm(
 
 
 def alps(
-    W: torch.Tensor, X: torch.Tensor, keep: Keep, iterations: int, damp: float, rho: float
+    W: torch.Tensor, X: torch.Tensor, keep: Keep, iterations: int, metric: str, damp: float, rho: float
 ) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """arXiv 2406.07831, algorithm 1: D, its support, and rho at every comparison."""
-    norm = X.norm(dim=0)
-    H = (X / norm).T @ (X / norm)
-    H = H + damp * H.diagonal().mean() * torch.eye(len(norm), dtype=W.dtype)
+    H, norm = system(X, metric, damp)
     values, Q = torch.linalg.eigh(H)
     dense = (W * norm).T
     W_hat, V = dense, torch.zeros_like(dense)  # the first W-step from D = W and V = 0 leaves W where it is

@@ -2,7 +2,7 @@
 
 The steps of `splitting`, rho fixed, from V = W0. In step t = 1 .. `gradual` the mask keeps the largest |V| at the share
 1 - (1 - t / gradual)^3 of the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878); then it stays, and the
-weights go to the best that it allows. With `gradual` 1 the mask is Wanda's.
+weights go to the best that it allows. With `gradual` 1 and `metric` norm the mask is Wanda's.
 
 Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
 the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
@@ -12,15 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
 from ..statistics import Gram, GramState
-from .splitting import Resolvent, advance, check_ranges, correlations, resolvent, rows_together, scale
+from .splitting import Metric, advance, check_options, resolvent, rows_together, units
 
 GRAM = Tap(Gram())
+
+
+class System(NamedTuple):
+    resolvent_II: Tensor
+    damp: float
+    scale_I: Tensor
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,12 @@ class ADMM:
     scope: Scope
     iterations: int  # steps, each a product of the size of the layer
     gradual: int  # of them, in which the mask changes and the sparsity rises; 1 to `iterations`
+    metric: Metric
     damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together, in the same unit, > 0
+    rho: float  # how strongly W and Z are drawn together, > 0; the metric makes it relative
 
     def __post_init__(self) -> None:
-        check_ranges(self.damp, self.rho)
+        check_options(self.metric, self.damp, self.rho)
         if not 1 <= self.gradual <= self.iterations:
             raise UserError(
                 f"gradual={self.gradual} is out of range: expected a whole number from 1 to iterations={self.iterations}"
@@ -47,13 +55,13 @@ class ADMM:
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
 
-    def resolvent(self, state: GramState) -> Resolvent:
-        return resolvent(correlations(state), self.damp, self.rho)
+    def system(self, state: GramState) -> System:
+        matrix_II, ridge_I, scale_I, damp = units(state, self.metric, self.damp)
+        return System(*resolvent(matrix_II, ridge_I, damp, self.rho), scale_I)
 
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        (resolvent_II, damp), scale_I = stats.derived(GRAM, self.resolvent), stats.derived(GRAM, scale)
-        dtype = torch.promote_types(scale_I.dtype, layer.weight_OI.dtype)
-        resolvent_II, scale_I = resolvent_II.to(dtype), scale_I.to(dtype)
+        resolvent_II, damp, scale_I = stats.derived(GRAM, self.system)
+        dtype = scale_I.dtype
         patterns = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
         panels = layer.weight_OI.split(rows_together(layer, pattern, self.scope))
         done = [self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns) for panel_PI in panels]

@@ -9,7 +9,7 @@ and U, which is the paper's V over rho, is scaled against it. Small at first, rh
 the mask with it; the larger it grows, the closer W is held to an allowed Z. (The sum of 1 / rho is finite: it converges.)
 
 Returns Z in the layer's units: allowed, and at the fixed point, W = Z on a mask that stands still, the survivors' best values. The
-paper refits them by conjugate gradients, which is the corrector `optimal`. Every rho has a K of its own; q, k and v share A alone.
+paper refits them by conjugate gradients, which is the corrector `optimal`. Every rho has a K of its own; q, k and v share B alone.
 Facts: `iterations`; `rho`, the last; `changed`, s / k at the end, 0 unless `iterations` ran out; `gap`, ||W - Z|| / ||W0||.
 """
 
@@ -22,7 +22,7 @@ import torch
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
 from ..statistics import Gram, GramState
-from .splitting import advance, check_ranges, correlations, resolvent, scale
+from .splitting import Metric, advance, check_options, resolvent, units
 
 GRAM = Tap(Gram())
 
@@ -37,11 +37,12 @@ class ALPS:
     scope: Scope
     iterations: int  # steps at most, each a product of the size of the layer
     every: int  # steps between two changes of rho, >= 1
+    metric: Metric
     damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together at first, in the same unit, > 0
+    rho: float  # how strongly W and Z are drawn together at first, > 0; the metric makes it relative
 
     def __post_init__(self) -> None:
-        check_ranges(self.damp, self.rho)
+        check_options(self.metric, self.damp, self.rho)
         for name, steps in (("iterations", self.iterations), ("every", self.every)):
             if steps < 1:
                 raise UserError(f"{name}={steps} is out of range: expected a whole number >= 1")
@@ -56,13 +57,12 @@ class ALPS:
         return pattern.sparsity
 
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        correlation_II, scale_I = stats.derived(GRAM, correlations), stats.derived(GRAM, scale)
-        dtype = torch.promote_types(scale_I.dtype, layer.weight_OI.dtype)
-        correlation_II, scale_I = correlation_II.to(dtype), scale_I.to(dtype)
+        matrix_II, ridge_I, scale_I, damp = stats.derived(GRAM, units, self.metric, self.damp)
+        dtype = scale_I.dtype
         dense_OI = layer.weight_OI.to(dtype) * scale_I
         v_OI, rho = dense_OI.clone(), self.rho
         compared_OI = keep_OI = pattern.keep(v_OI.abs(), self.scope)
-        resolvent_II, damp = resolvent(correlation_II, self.damp, rho)
+        resolvent_II, damp = resolvent(matrix_II, ridge_I, damp, rho)
         survivors, changed, step = max(keep_OI.sum().item(), 1), 0.0, 0
         while True:
             off_OI = (~keep_OI).to(dtype)
@@ -75,7 +75,7 @@ class ALPS:
                     break
                 rise = growth(changed)
                 rho *= rise
-                resolvent_II, damp = resolvent(correlation_II, damp, rho)
+                resolvent_II, damp = resolvent(matrix_II, ridge_I, damp, rho)
                 v_OI.addcmul_(v_OI, (~keep_OI).to(dtype), value=1 / rise - 1)
         z_OI = v_OI.masked_fill(~keep_OI, 0)
         facts = {
