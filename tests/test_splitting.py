@@ -46,10 +46,10 @@ def kept(pattern, scope):
 @pytest.mark.parametrize(("scope", "metric"), [("row", "norm"), ("layer", "norm"), ("layer", "surgeon")])
 def test_admm_is_the_textbook(scope, metric, pattern, seed):
     p = problem(seed=seed)
-    for iterations, gradual in ((20, 15), (4, 1), (5, 5)):
-        pruned = ADMM(scope, iterations, gradual, metric, 0.1, 1.0).prune(p.layer, pattern, p.stats())
+    for iterations, gradual, held in ((20, 15, 5), (4, 1, 3), (5, 5, 0), (20, 8, 5)):
+        pruned = ADMM(scope, iterations, gradual, held, metric, 0.1, 1.0).prune(p.layer, pattern, p.stats())
         weight_OI, keep_OI = admm(
-            p.layer.weight_OI, p.x_NI, kept(pattern, scope), iterations, gradual, metric, 0.1, 1.0
+            p.layer.weight_OI, p.x_NI, kept(pattern, scope), (iterations, gradual, held), metric, 0.1, 1.0
         )
         assert torch.equal(pruned.keep_OI, keep_OI)
         assert_close(pruned.weight_OI, weight_OI, rtol=1e-9, atol=1e-9)
@@ -75,7 +75,7 @@ def test_alps_is_the_textbook(scope, metric, pattern, seed):
 @pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 def test_with_its_mask_held_admm_ends_at_the_best_survivors(pattern):
     p = problem(8, 40, 100)
-    pruned = ADMM("row", 3000, 1, "norm", 0.01, 1.0).prune(p.layer, pattern, p.stats())
+    pruned = ADMM("row", 3000, 1, 2999, "norm", 0.01, 1.0).prune(p.layer, pattern, p.stats())
     assert torch.equal(pruned.keep_OI, Wanda("row").prune(p.layer, pattern, p.stats()).keep_OI)
     assert_close(
         pruned.weight_OI, best_survivors(p.layer.weight_OI, pruned.keep_OI, ridged(p, 0.01)), rtol=1e-7, atol=1e-7
@@ -87,7 +87,7 @@ def test_with_its_mask_held_admm_ends_at_the_best_survivors(pattern):
 def test_the_longer_the_mask_is_held_the_smaller_the_loss():
     p = problem(8, 40, 100)
     losses = [
-        loss(p, ADMM("row", n, 1, "norm", 0.0, 1.0).prune(p.layer, HALF, p.stats()).weight_OI)
+        loss(p, ADMM("row", n, 1, n - 1, "norm", 0.0, 1.0).prune(p.layer, HALF, p.stats()).weight_OI)
         for n in (1, 10, 100, 1000)
     ]
     assert losses == sorted(losses, reverse=True)
@@ -132,8 +132,8 @@ def test_the_first_size_of_a_weight_is_wandas_score_or_the_surgeons():
 # --- limits in which methods meet -------------------------------------------------------------------------------------
 
 METHODS = [
-    ADMM("row", 20, 15, "norm", 0.01, 1.0),
-    ADMM("row", 20, 15, "surgeon", 0.01, 2.0),
+    ADMM("row", 20, 15, 5, "norm", 0.01, 1.0),
+    ADMM("row", 20, 15, 5, "surgeon", 0.01, 2.0),
     ALPS("row", 300, 3, "norm", 0.01, 0.1),
     ALPS("row", 300, 3, "surgeon", 0.01, 0.1),
 ]
@@ -215,7 +215,10 @@ def cases(draw):
     steps = draw(st.sampled_from([1, 4, 20]))
     method = draw(
         st.sampled_from(
-            [ADMM(scope, steps, max(steps - 2, 1), metric, damp, rho), ALPS(scope, steps, 3, metric, damp, rho)]
+            [
+                ADMM(scope, steps, (steps + 2) // 3, steps // 4, metric, damp, rho),
+                ALPS(scope, steps, 3, metric, damp, rho),
+            ]
         )
     )
     return p, method, draw(st.sampled_from([HALF, Unstructured(0.9), NofM(2, 4), NofM(1, 8)])), dead
@@ -264,7 +267,7 @@ def test_weights_of_dead_inputs_go_first_and_stay_dense_where_they_must_be_kept(
 )
 def test_what_makes_no_sense_is_refused(wrong):
     right = {"scope": "row", "iterations": 20, "metric": "norm", "damp": 0.01, "rho": 1.0}
-    method, own = (ADMM, {"gradual": 15}) if "every" not in wrong else (ALPS, {"every": 3})
+    method, own = (ADMM, {"gradual": 15, "held": 5}) if "every" not in wrong else (ALPS, {"every": 3})
     if "iterations" in wrong:
         method, own = ALPS, {"every": 3}
     with pytest.raises(UserError, match=f"{next(iter(wrong))}=.*expected"):

@@ -21,16 +21,18 @@ def system(X: torch.Tensor, metric: str, damp: float) -> tuple[torch.Tensor, tor
 
 
 def admm(
-    W: torch.Tensor, X: torch.Tensor, keep: Keep, iterations: int, gradual: int, metric: str, damp: float, rho: float
+    W: torch.Tensor, X: torch.Tensor, keep: Keep, steps: tuple[int, int, int], metric: str, damp: float, rho: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """arXiv 2401.02938, algorithm 1 with the schedule of section 3.3: the weights and the mask."""
+    """arXiv 2401.02938, algorithm 1 with the schedule of section 3.3: the weights and the mask. The paper's mask is
+    held from `gradual` on."""
+    iterations, gradual, held = steps
     XX, norm = system(X, metric, damp)
     inverse = torch.linalg.inv(XX + rho * torch.eye(len(norm), dtype=W.dtype))
     target = XX @ (W * norm).T
     W_hat, U = (W * norm).T, torch.zeros_like(W.T)
     for t in range(1, iterations + 1):
-        if t <= gradual:
-            M = keep((W_hat + U).T, 1 - (1 - t / gradual) ** 3).T
+        if t <= iterations - held:
+            M = keep((W_hat + U).T, 1 - (1 - min(t / gradual, 1)) ** 3).T
         Z = (W_hat + U) * M
         U = U + W_hat - Z
         W_hat = inverse @ (target + rho * (Z - U))

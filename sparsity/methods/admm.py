@@ -1,8 +1,9 @@
 """ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): sparsity rises while the weights settle.
 
-The steps of `splitting`, rho fixed, from V = W0. In step t = 1 .. `gradual` the mask keeps the largest |V| at the share
-1 - (1 - t / gradual)^3 of the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878); then it stays, and the
-weights go to the best that it allows. With `gradual` 1 and `metric` norm the mask is Wanda's.
+The steps of `splitting`, rho fixed, from V = W0. In step t the mask keeps the largest |V| at the share 1 - (1 - t / gradual)^3 of
+the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878), and from t = `gradual` on at all of them. In the last
+`held` steps it stays, and the weights go to the best that it allows. The paper holds it from `gradual` on, too early for n-of-m: it
+removes whole weights, the last of a group only then. With `gradual` 1, all else held and metric norm, the mask is Wanda's.
 
 Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
 the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
@@ -34,16 +35,18 @@ class System(NamedTuple):
 class ADMM:
     scope: Scope
     iterations: int  # steps, each a product of the size of the layer
-    gradual: int  # of them, in which the mask changes and the sparsity rises; 1 to `iterations`
+    gradual: int  # steps until the full sparsity, >= 1
+    held: int  # last steps in which the mask stays, >= 0
     metric: Metric
     damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
     rho: float  # how strongly W and Z are drawn together, > 0; the metric makes it relative
 
     def __post_init__(self) -> None:
         check_options(self.metric, self.damp, self.rho)
-        if not 1 <= self.gradual <= self.iterations:
+        if self.gradual < 1 or self.held < 0 or self.gradual + self.held > self.iterations:
             raise UserError(
-                f"gradual={self.gradual} is out of range: expected a whole number from 1 to iterations={self.iterations}"
+                f"gradual={self.gradual} and held={self.held} are out of range: expected gradual >= 1 and held >= 0, "
+                f"together at most iterations={self.iterations}"
             )
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
@@ -62,7 +65,8 @@ class ADMM:
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         resolvent_II, damp, scale_I = stats.derived(GRAM, self.system)
         dtype = scale_I.dtype
-        patterns = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
+        rising = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
+        patterns = [*rising, *[pattern] * (self.iterations - self.held - self.gradual)]
         panels = layer.weight_OI.split(rows_together(layer, pattern, self.scope))
         done = [self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns) for panel_PI in panels]
         z_OI, keep_OI, new_O, gap_O, dense_O = (torch.cat(parts) for parts in zip(*done, strict=True))
@@ -78,7 +82,7 @@ class ADMM:
         """Z and its mask; of every row the survivors that the last change of the mask brought in, ||W - Z|| and ||W0||."""
         v_PI, keep_PI = dense_PI.clone(), torch.ones_like(dense_PI, dtype=torch.bool)
         for step in range(self.iterations):
-            if step < self.gradual:
+            if step < len(patterns):
                 before_PI, keep_PI = keep_PI, patterns[step].keep(v_PI.abs(), self.scope)
                 off_PI = (~keep_PI).to(v_PI.dtype)
             weight_PI = advance(v_PI, dense_PI, off_PI, resolvent_II)
