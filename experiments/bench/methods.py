@@ -19,8 +19,8 @@ from .correctors import SITE, measure, problem, seconds, shape
 
 ROWS: dict[str, Method] = {
     "sparsegpt": SparseGPT("layer", 0.01, 128),
-    "admm, 20 steps, row": ADMM("row", 20, 15, 5, "norm", 0.01, 1.0),
-    "admm, 20 steps, layer, surgeon": ADMM("layer", 20, 10, 5, "surgeon", 0.01, 1.5),
+    "admm, as published": ADMM("row", 20, 15, 5, "norm", 0.1, 1.0),
+    "admm": ADMM("layer", 20, 5, 5, "surgeon", 0.01, 1.5),
     "alps": ALPS("layer", 300, 3, "norm", 0.01, 0.1),
     "alps, surgeon": ALPS("layer", 300, 3, "surgeon", 0.01, 0.1),
 }

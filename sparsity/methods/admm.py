@@ -1,9 +1,10 @@
 """ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): sparsity rises while the weights settle.
 
 The steps of `splitting`, rho fixed, from V = W0. In step t the mask keeps the largest |V| at the share 1 - (1 - t / gradual)^3 of
-the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878), and from t = `gradual` on at all of them. In the last
-`held` steps it stays, and the weights go to the best that it allows. The paper holds it from `gradual` on, too early for n-of-m: it
-removes whole weights, the last of a group only then. With `gradual` 1, all else held and metric norm, the mask is Wanda's.
+the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878), and from t = `gradual` on at all of them. In the
+last `held` steps it stays, and the weights go to the best that it allows. The paper holds it as soon as it is at full sparsity: too
+soon for n-of-m, where a group loses its last weight in that very step. With `gradual` 1, all else held and the metric `norm`, the
+mask is Wanda's.
 
 Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
 the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
