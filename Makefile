@@ -52,8 +52,9 @@ mutants: .venv/.stamp  ## break the code line by line; every break must turn a t
 verify: .venv/.stamp  ## on a real model: Wanda is Wanda, bit for bit, however one arrives there
 	@$(bin)/python -m experiments.verify $(VERIFY)
 
-bench: .venv/.stamp  ## what each corrector costs, in matrix products; needs an idle machine
+bench: .venv/.stamp  ## what each corrector and method costs, in matrix products; needs an idle machine
 	@$(bin)/python -m experiments.bench.correctors
+	@$(bin)/python -m experiments.bench.methods
 
 bench-sweep: .venv/.stamp  ## what a grid costs when its points share a calibration; needs an idle machine
 	@$(bin)/python -m experiments.bench.sweep

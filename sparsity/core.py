@@ -214,6 +214,10 @@ class Pattern(Protocol):
         """The same pattern removing this fraction. Raises `UserError` where the pattern leaves no choice."""
         ...
 
+    def partly(self, share: float) -> Pattern:
+        """The same with that share, in [0, 1], of its removals: 0 keeps all, 1 is this pattern. For gradual methods."""
+        ...
+
 
 class Method(Protocol):
     """Choose the weights that survive (and, if it must, change them on the way)."""

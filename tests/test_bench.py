@@ -1,4 +1,4 @@
-"""`make bench` on a layer too small to say anything: that it runs, for every corrector that changes weights."""
+"""`make bench` on a layer too small to say anything: that it runs, for every corrector and method that changes weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from composing import OPTIONS, assembled
 
 from experiments.bench import correctors as bench
+from experiments.bench import methods as methods_bench
 
 
 def test_every_corrector_is_timed():
@@ -48,3 +49,13 @@ def test_a_layer_is_outputs_x_inputs(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench.main()
     assert "invalid shape value: '12'" in capsys.readouterr().err
+
+
+def test_the_table_of_methods_has_a_line_for_each(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench", "12x32", "--repeats", "1"])
+    methods_bench.main()
+    said = capsys.readouterr().out
+    assert "12 x 32, a product takes" in said
+    for name in methods_bench.ROWS:
+        (line,) = [line for line in said.splitlines() if line.strip().startswith(f"{name}  ")]
+        assert float(line.split("(")[0].split()[-1]) > 0

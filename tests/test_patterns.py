@@ -95,6 +95,11 @@ def test_the_fraction_is_the_decimal_that_was_written():
     assert (~Unstructured(0.29).keep(torch.rand(3, 100), "row")).sum(1).tolist() == [29] * 3
 
 
+def test_so_is_a_part_of_it():
+    assert 0.7 * 0.1 < 0.07
+    assert Unstructured(0.7).partly(0.1) == Unstructured(0.07)
+
+
 def test_two_of_four_is_a_four_of_eight():
     keep_OI = NofM(2, 4).keep(torch.rand(5, 32), "row")
     assert (keep_OI.view(5, 4, 8).sum(-1) == 4).all()
@@ -128,6 +133,37 @@ def test_a_layer_that_does_not_divide_is_named():
     NofM(1, 3).check(layer)
     with pytest.raises(UserError, match=r"q_proj has 18 inputs.*multiple of 4"):
         NofM(2, 4).check(layer)
+
+
+@given(scores(), FRACTIONS, FRACTIONS)
+@settings(deadline=None)
+def test_a_part_of_unstructured_is_the_product_of_the_decimals(score_OI, sparsity, share):
+    removed = math.floor(Fraction(str(sparsity)) * Fraction(str(share)) * score_OI.shape[1])
+    assert Unstructured(sparsity).partly(share).keep(score_OI, "row").tolist() == [
+        plain(row, removed) for row in score_OI.tolist()
+    ]
+
+
+@given(st.data(), st.sampled_from([(2, 4), (4, 8), (1, 4), (2, 8), (3, 3), (1, 1)]), FRACTIONS)
+@settings(deadline=None)
+def test_a_part_of_n_of_m_removes_whole_weights_of_every_group(data, n_m, share):
+    n, m = n_m
+    score_OI = data.draw(scores(columns_multiple_of=m))
+    removed = math.floor((m - n) * Fraction(str(share)))
+    keep_OI = NofM(n, m).partly(share).keep(score_OI, "row")
+    assert keep_OI.reshape(-1, m).tolist() == [plain(group, removed) for group in score_OI.reshape(-1, m).tolist()]
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.0), Unstructured(0.29), Unstructured(0.7), NofM(2, 4), NofM(3, 8)])
+def test_parts_go_from_nothing_to_the_whole_and_never_back(pattern):
+    assert pattern.partly(1.0) == pattern
+    assert pattern.partly(0.0).sparsity == 0
+    assert pattern.partly(0.0).group == pattern.group
+    score_OI = torch.rand(4, 80, generator=torch.Generator().manual_seed(0))
+    for scope in ("row", "layer"):
+        removed = [(~pattern.partly(k / 97).keep(score_OI, scope)).sum().item() for k in range(98)]
+        assert removed == sorted(removed)
+        assert removed[0] == 0
 
 
 def test_asked():

@@ -1,5 +1,7 @@
 """Which weights survive, one method a file: write one, give it a yaml in conf/method, and the contract test grades it."""
 
+from .admm import ADMM
+from .alps import ALPS
 from .dense import Dense
 from .magnitude import Magnitude
 from .neuronrank import NeuronRank
@@ -10,4 +12,16 @@ from .sparsegpt import SparseGPT
 from .tfidf import TfIdf
 from .wanda import Wanda
 
-__all__ = ["RIA", "Dense", "Magnitude", "NeuronRank", "NeuronRankOld", "Route", "SparseGPT", "TfIdf", "Wanda"]
+__all__ = [
+    "ADMM",
+    "ALPS",
+    "RIA",
+    "Dense",
+    "Magnitude",
+    "NeuronRank",
+    "NeuronRankOld",
+    "Route",
+    "SparseGPT",
+    "TfIdf",
+    "Wanda",
+]

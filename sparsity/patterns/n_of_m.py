@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -49,3 +50,7 @@ class NofM:
         raise UserError(
             f"pattern {self.n}-of-{self.m} removes {self.sparsity:.2%} of every layer: expected no other fraction"
         )
+
+    def partly(self, share: float) -> NofM:
+        """Whole weights go: m - floor((m - n) * share) of each m stay."""
+        return NofM(self.m - math.floor((self.m - self.n) * Fraction(str(share))), self.m)

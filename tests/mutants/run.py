@@ -32,6 +32,7 @@ class Mutant:
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
 ENGINE = "tests/test_engine.py"
+SPLITTING, SPLIT = "sparsity/methods/splitting.py", "tests/test_splitting.py"
 TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.py", "sparsity/groupings/topics.py"
 BOOTSTRAP, COMPARED = "tests/test_comparison_windows.py", "tests/test_comparison.py"
 WATCH, WATCHED = "sparsity/runs/tracking/watch.py", "tests/test_trackers.py"
@@ -63,15 +64,32 @@ MUTANTS = (
         "(total_I / tokens)",
         IDENTITIES,
     ),
+    Mutant("a splitting that reflects nothing", SPLITTING, "off_PI, value=-2)", "off_PI, value=-1)", SPLIT),
+    Mutant("a splitting without its penalty", SPLITTING, "alpha=used).add_(rho)", "alpha=used)", SPLIT),
+    Mutant("a splitting without its ridge", SPLITTING, "(ridge_I, alpha=used)", "(ridge_I, alpha=0)", SPLIT),
+    Mutant("a splitting by rows in the layer", SPLITTING, 'if scope == "layer" and', 'if scope == "none" and', SPLIT),
+    Mutant("a splitting in other units", SPLITTING, "norm_I / root_I", "norm_I", SPLIT),
+    Mutant("a linear schedule", "sparsity/methods/admm.py", "self.gradual) ** 3)", "self.gradual))", SPLIT),
+    Mutant("rho rises, its dual does not", "sparsity/methods/alps.py", "value=1 / rise - 1", "value=0", SPLIT),
+    Mutant("one growth of rho", "sparsity/methods/alps.py", "1.2 if changed >= 0.005 else 1.1", "1.2", SPLIT),
+    Mutant("alps ends as it likes", "sparsity/methods/alps.py", "if changed == 0 or", "if changed < 1e-2 or", SPLIT),
     Mutant("round for floor", f"{PATTERNS}/unstructured.py", "math.floor(", "round(", MASKS),
     Mutant(
         "binary for decimal",
         f"{PATTERNS}/unstructured.py",
-        "Fraction(str(self.sparsity))",
-        "Fraction(self.sparsity)",
+        "Fraction(str(self.sparsity)) * score",
+        "Fraction(self.sparsity) * score",
         MASKS,
     ),
     Mutant("all ties removed", f"{PATTERNS}/unstructured.py", "(tied_GN & (", "(tied_GN | (", MASKS),
+    Mutant(
+        "binary for decimal parts",
+        f"{PATTERNS}/unstructured.py",
+        "float(Fraction(str(self.sparsity)) * Fraction(str(share)))",
+        "self.sparsity * share",
+        MASKS,
+    ),
+    Mutant("parts rounded up", f"{PATTERNS}/n_of_m.py", "math.floor(", "math.ceil(", MASKS),
     Mutant("row for layer scope", f"{PATTERNS}/unstructured.py", 'if scope == "row"', "if True", MASKS),
     Mutant("n removed instead of kept", f"{PATTERNS}/n_of_m.py", ": self.m - self.n]", ": self.n]", MASKS),
     Mutant(

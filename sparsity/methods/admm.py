@@ -1,0 +1,92 @@
+"""ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): sparsity rises while the weights settle.
+
+The steps of `splitting`, rho fixed, from V = W0. In step t the mask keeps the largest |V| at the share 1 - (1 - t / gradual)^3 of
+the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878), and from t = `gradual` on at all of them. In the
+last `held` steps it stays, and the weights go to the best that it allows. The paper holds it as soon as it is at full sparsity: too
+soon for n-of-m, where a group loses its last weight in that very step. With `gradual` 1, all else held and the metric `norm`, the
+mask is Wanda's.
+
+Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
+the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..statistics import Gram, GramState
+from .splitting import Metric, advance, check_options, resolvent, rows_together, units
+
+GRAM = Tap(Gram())
+
+
+class System(NamedTuple):
+    resolvent_II: Tensor
+    damp: float
+    scale_I: Tensor
+
+
+@dataclass(frozen=True)
+class ADMM:
+    scope: Scope
+    iterations: int  # steps, each a product of the size of the layer
+    gradual: int  # steps until the full sparsity, >= 1
+    held: int  # last steps in which the mask stays, >= 0
+    metric: Metric
+    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
+    rho: float  # how strongly W and Z are drawn together, > 0; the metric makes it relative
+
+    def __post_init__(self) -> None:
+        check_options(self.metric, self.damp, self.rho)
+        if self.gradual < 1 or self.held < 0 or self.gradual + self.held > self.iterations:
+            raise UserError(
+                f"gradual={self.gradual} and held={self.held} are out of range: expected gradual >= 1 and held >= 0, "
+                f"together at most iterations={self.iterations}"
+            )
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Any layer has inputs."""
+
+    def needs(self, site: Site) -> tuple[Tap[GramState]]:
+        return (GRAM,)
+
+    def asked(self, site: Site, pattern: Pattern) -> float:
+        return pattern.sparsity
+
+    def system(self, state: GramState) -> System:
+        matrix_II, ridge_I, scale_I, damp = units(state, self.metric, self.damp)
+        return System(*resolvent(matrix_II, ridge_I, damp, self.rho), scale_I)
+
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        resolvent_II, damp, scale_I = stats.derived(GRAM, self.system)
+        dtype = scale_I.dtype
+        rising = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
+        patterns = [*rising, *[pattern] * (self.iterations - self.held - self.gradual)]
+        panels = layer.weight_OI.split(rows_together(layer, pattern, self.scope))
+        done = [self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns) for panel_PI in panels]
+        z_OI, keep_OI, new_O, gap_O, dense_O = (torch.cat(parts) for parts in zip(*done, strict=True))
+        facts = {
+            "damp": damp,
+            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "settling": float(new_O.sum() / keep_OI.sum().clamp(min=1)),
+            "gap": float(gap_O.norm() / dense_O.norm().clamp(min=torch.finfo(dtype).tiny)),
+        }
+        return Pruned((z_OI / scale_I).to(layer.weight_OI.dtype), keep_OI, facts)
+
+    def _settle(self, dense_PI: Tensor, resolvent_II: Tensor, patterns: Sequence[Pattern]) -> tuple[Tensor, ...]:
+        """Z and its mask; of every row the survivors that the last change of the mask brought in, ||W - Z|| and ||W0||."""
+        v_PI, keep_PI = dense_PI.clone(), torch.ones_like(dense_PI, dtype=torch.bool)
+        for step in range(self.iterations):
+            if step < len(patterns):
+                before_PI, keep_PI = keep_PI, patterns[step].keep(v_PI.abs(), self.scope)
+                off_PI = (~keep_PI).to(v_PI.dtype)
+            weight_PI = advance(v_PI, dense_PI, off_PI, resolvent_II)
+        z_PI = v_PI.masked_fill_(~keep_PI, 0)
+        gap_P, dense_P = (torch.linalg.vector_norm(part_PI, dim=1) for part_PI in (weight_PI - z_PI, dense_PI))
+        return z_PI, keep_PI, (keep_PI & ~before_PI).sum(1), gap_P, dense_P

@@ -1,0 +1,89 @@
+"""ALPS (arXiv 2406.07831, algorithm 1): the full sparsity from the start, and rho that rises until the mask stands still.
+
+The steps of `splitting` from V = W0. After every third, s weights are on another side of the mask than at the comparison before
+(a swap counts twice), of k survivors in the layer:
+
+    rho <- 1.3 rho if s >= k / 10,    1.2 rho if s >= k / 200,    1.1 rho if s >= 1;    the end if s = 0
+
+and U, which is the paper's V over rho, is scaled against it. Small at first, rho lets W go where the inputs' correlations lead, and
+the mask with it; the larger it grows, the closer W is held to an allowed Z. (The sum of 1 / rho is finite: it converges.)
+
+Returns Z in the layer's units: allowed, and at the fixed point, W = Z on a mask that stands still, the survivors' best values. The
+paper refits them by conjugate gradients, which is the corrector `optimal`. Every rho has a K of its own; q, k and v share B alone.
+Facts: `iterations`; `rho`, the last; `changed`, s / k at the end, 0 unless `iterations` ran out; `gap`, ||W - Z|| / ||W0||.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..statistics import Gram, GramState
+from .splitting import Metric, advance, check_options, resolvent, units
+
+GRAM = Tap(Gram())
+
+
+def growth(changed: float) -> float:
+    """Of rho, where this fraction of k has changed."""
+    return 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
+
+
+@dataclass(frozen=True)
+class ALPS:
+    scope: Scope
+    iterations: int  # steps at most, each a product of the size of the layer
+    every: int  # steps between two changes of rho, >= 1
+    metric: Metric
+    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
+    rho: float  # how strongly W and Z are drawn together at first, > 0; the metric makes it relative
+
+    def __post_init__(self) -> None:
+        check_options(self.metric, self.damp, self.rho)
+        for name, steps in (("iterations", self.iterations), ("every", self.every)):
+            if steps < 1:
+                raise UserError(f"{name}={steps} is out of range: expected a whole number >= 1")
+
+    def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
+        """Any layer has inputs."""
+
+    def needs(self, site: Site) -> tuple[Tap[GramState]]:
+        return (GRAM,)
+
+    def asked(self, site: Site, pattern: Pattern) -> float:
+        return pattern.sparsity
+
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        matrix_II, ridge_I, scale_I, damp = stats.derived(GRAM, units, self.metric, self.damp)
+        dtype = scale_I.dtype
+        dense_OI = layer.weight_OI.to(dtype) * scale_I
+        v_OI, rho = dense_OI.clone(), self.rho
+        compared_OI = keep_OI = pattern.keep(v_OI.abs(), self.scope)
+        resolvent_II, damp = resolvent(matrix_II, ridge_I, damp, rho)
+        survivors, changed, step = max(keep_OI.sum().item(), 1), 0.0, 0
+        while True:
+            off_OI = (~keep_OI).to(dtype)
+            weight_OI = advance(v_OI, dense_OI, off_OI, resolvent_II)
+            keep_OI, step = pattern.keep(v_OI.abs(), self.scope), step + 1
+            if step % self.every == 0 or step == self.iterations:
+                changed = (keep_OI != compared_OI).sum().item() / survivors
+                compared_OI = keep_OI
+                if changed == 0 or step == self.iterations:
+                    break
+                rise = growth(changed)
+                rho *= rise
+                resolvent_II, damp = resolvent(matrix_II, ridge_I, damp, rho)
+                v_OI.addcmul_(v_OI, (~keep_OI).to(dtype), value=1 / rise - 1)
+        z_OI = v_OI.masked_fill(~keep_OI, 0)
+        facts = {
+            "damp": damp,
+            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "iterations": float(step),
+            "rho": rho,
+            "changed": changed,
+            "gap": float((weight_OI - z_OI).norm() / dense_OI.norm().clamp(min=torch.finfo(dtype).tiny)),
+        }
+        return Pruned((z_OI / scale_I).to(layer.weight_OI.dtype), keep_OI, facts)
