@@ -1,13 +1,31 @@
 """Which weights survive, one method a file: write one, give it a yaml in conf/method, and the contract test grades it."""
 
 from .dense import Dense
+from .dsnot import DSnoT
 from .magnitude import Magnitude
 from .neuronrank import NeuronRank
 from .neuronrank_old import NeuronRankOld
+from .pursuit import Pursuit
+from .refinement import Refinement
 from .ria import RIA
 from .route import Route
 from .sparsegpt import SparseGPT
+from .swaps import Swaps
 from .tfidf import TfIdf
 from .wanda import Wanda
 
-__all__ = ["RIA", "Dense", "Magnitude", "NeuronRank", "NeuronRankOld", "Route", "SparseGPT", "TfIdf", "Wanda"]
+__all__ = [
+    "RIA",
+    "DSnoT",
+    "Dense",
+    "Magnitude",
+    "NeuronRank",
+    "NeuronRankOld",
+    "Pursuit",
+    "Refinement",
+    "Route",
+    "SparseGPT",
+    "Swaps",
+    "TfIdf",
+    "Wanda",
+]
