@@ -103,8 +103,10 @@ def test_the_power_of_the_variance_matters_unless_all_are_equal():
 def test_an_input_that_never_changes_is_no_trouble():
     p = shifted()
     p.x_NI[:, 3], p.x_NI[:, 5] = 0, 2
-    pruned = prune(DSnoT(Wanda("row"), 50, 0.0, 1.0), p)
+    before, pruned = (prune(m, p) for m in (Wanda("row"), DSnoT(Wanda("row"), 50, 0.0, 1.0)))
     assert pruned.keep_OI.sum(1).tolist() == [16] * 8
+    assert (error(p, pruned) <= error(p, before)).all()
+    assert pruned.keep_OI[:, 5].sum() > before.keep_OI[:, 5].sum()  # its merit has no bound
     assert pruned.weight_OI.isfinite().all()
 
 

@@ -59,13 +59,15 @@ class DSnoT(Refinement):
         before, swaps = error_O.abs().mean(), torch.zeros_like(error_O[0])
         row_R = torch.arange(len(keep_OI), device=keep_OI.device)  # still at work
         for _ in range(self.cycles):
-            if not (open_R := error_O[row_R].abs() > self.threshold).any():
+            open_R = error_O[row_R].abs() > self.threshold
+            if not open_R.any():
                 break
             row_R = row_R[open_R]
             error_R, keep_RI = error_O[row_R], keep_OI[row_R]
             parts = (effect_OI[row_R], merit_OI[row_R], cost_OI[row_R])
             revived_R, pruned_R, error_after_R = swap(*parts, keep_RI, error_R, group)
-            row_R = row_R[better_R := error_after_R.abs() < error_R.abs()]
+            better_R = error_after_R.abs() < error_R.abs()
+            row_R = row_R[better_R]
             keep_OI[row_R, revived_R[better_R]] = True
             keep_OI[row_R, pruned_R[better_R]] = False
             error_O[row_R] = error_after_R[better_R]
@@ -81,7 +83,7 @@ class DSnoT(Refinement):
 def moments(state: MomentsState) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, root mean square and variance of every input (I,). A constant input has the least positive variance."""
     mean_I, square_I = state.sum_I / state.tokens, state.squares_I / state.tokens
-    return mean_I, square_I.sqrt(), (square_I - mean_I.square()).clamp(min=torch.finfo(torch.float32).eps)
+    return mean_I, square_I.sqrt(), (square_I - mean_I.square()).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def swap(
@@ -96,4 +98,4 @@ def swap(
     group_R1 = (revived_R // group)[:, None]
     pruned_R1 = group_R1 * group + within_RG.gather(1, group_R1)
     change_R = effect_RI.gather(1, pruned_R1)[:, 0] - effect_RI.gather(1, revived_R[:, None])[:, 0]
-    return revived_R, pruned_R1[:, 0], (error_R + change_R).where(merit_R.isfinite(), torch.nan)
+    return revived_R, pruned_R1[:, 0], (error_R + change_R).where(merit_R > -torch.inf, torch.nan)
