@@ -23,7 +23,7 @@ from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Patter
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
 from sparsity.linalg import layer_loss
-from sparsity.methods import Route
+from sparsity.methods import Refinement, Route
 from sparsity.models import Decoder
 from sparsity.runs.build import build, check_targets, components
 from sparsity.stream import BlockStream
@@ -191,11 +191,16 @@ def walk(parts: Parts, case: Case) -> Walk:
 # --- the contract -----------------------------------------------------------------------------------------------------
 
 
+def at(method: Method, site: Site) -> Method:
+    """The method that serves the site."""
+    return at(method.at(site), site) if isinstance(method, Route) else method
+
+
 def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor, int]]:
     """The groups of weights (G, N) with one count each, and how many of the N the pattern removes.
 
     n-of-m: a group of m inputs. Unstructured: what the method declares its scores to be comparable in, `scope`, a row or the
-    layer; cut into blocks of `width` inputs where it declares one.
+    layer; cut into blocks of `width` inputs where it declares one. A refinement keeps the counts of its base's rows and layer.
     """
     asked = parts.method.asked(site, parts.pattern)
     if asked == 0:
@@ -203,10 +208,13 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     elif parts.pattern.group:
         yield keep_OI.reshape(-1, parts.pattern.group), round(asked * parts.pattern.group)
     else:
-        method = parts.method.at(site) if isinstance(parts.method, Route) else parts.method
+        method = at(parts.method, site)
+        width = getattr(method, "width", keep_OI.shape[1])
+        while isinstance(method, Refinement):
+            method = at(method.base, site)
         scope = method.scope  # a method that asks for an unstructured mask says where its scores compare
         assert scope in ("row", "layer")
-        for panel_OI in keep_OI.split(getattr(method, "width", keep_OI.shape[1]), dim=1):
+        for panel_OI in keep_OI.split(width, dim=1):
             groups_GN = panel_OI if scope == "row" else panel_OI.reshape(1, -1)
             yield groups_GN, math.floor(Fraction(str(asked)) * groups_GN.shape[1])
 

@@ -35,9 +35,9 @@ from contract import (
 from problems import GRAM, NORM
 from torch import Tensor
 
-from sparsity.core import Corrected, Criterion, Layer, Pruned, Scope, Stats
+from sparsity.core import Corrected, Criterion, Layer, Method, Pruned, Scope, Stats
 from sparsity.correctors import NoCorrection
-from sparsity.methods import Magnitude, Wanda
+from sparsity.methods import Magnitude, Refinement, Wanda
 from sparsity.patterns import NofM, Unstructured
 
 
@@ -67,6 +67,19 @@ class ComparesElsewhere(Broken):
 
 class IgnoresItsBlocks(ComparesElsewhere):
     scope, width = "layer", WIDTH
+
+
+@dataclass(frozen=True)
+class RevivesOne(Refinement):
+    base: Method
+
+    def reads(self, site):
+        return ()
+
+    def refine(self, layer, pattern, pruned, stats):
+        keep_OI = pruned.keep_OI.clone()
+        keep_OI.view(-1)[(~keep_OI).flatten().nonzero()[0]] = True
+        return Pruned(layer.weight_OI * keep_OI, keep_OI)
 
 
 class AsksForLess(Broken):
@@ -209,6 +222,7 @@ PLANTED: list[tuple[Callable[..., None], Any, Any]] = [
     (counts_are_exact, KeepsOneMore(), NoCorrection()),
     (counts_are_exact, ComparesElsewhere(), NoCorrection()),
     (counts_are_exact, IgnoresItsBlocks(), NoCorrection()),
+    (counts_are_exact, RevivesOne(Magnitude("row")), NoCorrection()),
     (asked_is_found, KeepsOneMore(), NoCorrection()),
     (asked_is_found, AsksForLess(), NoCorrection()),
     (asked_is_found, GOOD, BrokenCorrector()),

@@ -170,6 +170,7 @@ QUADRATIC: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
             SOLVED,
         ),
     ],
+    "leverages": [(lambda: quadratic.leverages(away(O, I, dtype=BOOL), away(I, 2), away(I, 3)), SOLVED[:1])],
     "projected": [(lambda: quadratic.projected(away(O, I), away(O, I), away(O, I)), SOLVED[:1])],
 }
 QUADRATIC_ELSE = {
@@ -177,6 +178,7 @@ QUADRATIC_ELSE = {
     "Spiked": "what `spiked` returns: it computes nothing",
     "Solved": "a pair: it computes nothing",
     "rows_of_panel": "takes and returns a number, no tensor",
+    "strong_directions": "takes and returns a number, no tensor",
     "boxed": "must read whether any row expands: tested below, with the answer fed to it",
 }
 MODULES = {linalg: (LINALG, LINALG_ELSE), quadratic: (QUADRATIC, QUADRATIC_ELSE)}

@@ -10,7 +10,7 @@ from problems import problem
 from torch.testing import assert_close
 
 from sparsity import quadratic
-from sparsity.quadratic import boxed, conjugate_gradients, projected, spiked, unit_diagonal
+from sparsity.quadratic import boxed, conjugate_gradients, leverages, projected, spiked, unit_diagonal
 
 F64 = torch.float64
 
@@ -271,3 +271,30 @@ def test_a_weight_that_left_its_bound_comes_back():
     assert_close(x_OI, torch.tensor([[1, 0.5 - 0.95]], dtype=F64))
     narrow_OI, _ = boxed(matrix_II, pull_OI, torch.tensor([[1, 0.4]], dtype=F64), 20)
     assert_close(narrow_OI, torch.tensor([[1, -0.4]], dtype=F64))
+
+
+def test_leverages_are_what_giving_up_and_freeing_a_variable_costs():
+    """Exactly, where A = I + U U': both denominators by dense inverses, and the changes of the minimum themselves."""
+    g = torch.Generator().manual_seed(0)
+    low_IK = torch.randn(12, 3, generator=g, dtype=torch.float64)
+    a_J, b_J = torch.tril_indices(3, 3)
+    matrix_II = torch.eye(12, dtype=torch.float64) + low_IK @ low_IK.T
+    pull_OI = torch.randn(4, 12, generator=g, dtype=torch.float64)
+    free_OI = torch.rand(4, 12, generator=g) < 0.5
+    leverage_OI = leverages(free_OI, low_IK, low_IK[:, a_J] * low_IK[:, b_J])
+
+    def minimum(pull_I, free_I):
+        """The minimiser, and twice how far x A x' - 2 x r' goes down."""
+        x_I = torch.zeros_like(pull_I)
+        x_I[free_I] = torch.linalg.solve(matrix_II[free_I][:, free_I], pull_I[free_I])
+        return x_I, x_I @ pull_I
+
+    for pull_I, free_I, leverage_I in zip(pull_OI, free_OI, leverage_OI, strict=True):
+        x_I, depth = minimum(pull_I, free_I)
+        residual_I = pull_I - x_I @ matrix_II
+        for i in range(12):
+            other_I = free_I.clone()
+            other_I[i] = ~other_I[i]
+            change = minimum(pull_I, other_I)[1] - depth
+            expected = -(x_I[i] ** 2) / (1 - leverage_I[i]) if free_I[i] else residual_I[i] ** 2 / (1 + leverage_I[i])
+            assert_close(change, expected)

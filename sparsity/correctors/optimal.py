@@ -17,15 +17,19 @@ from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
 from ..linalg import double, line_search, never_worse, row_dot
-from ..quadratic import Spiked, boxed, conjugate_gradients, projected, rows_of_panel, spiked, unit_diagonal
+from ..quadratic import (
+    Spiked,
+    boxed,
+    conjugate_gradients,
+    projected,
+    rows_of_panel,
+    spiked,
+    strong_directions,
+    unit_diagonal,
+)
 from ..statistics import GramState
 from .channels import share
 from .selection import GRAM, Salience, Select, Selection
-
-# Strong directions that the preconditioner knows: 8 at 576 inputs, 48 from 1536 on, for each row inverts a matrix of this size.
-# After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with 16, and 7 %
-# with 48; one of 576 inputs 8.5 % with none and 0.4 % with 8, and there more would cost more than they save.
-SQUARED_INPUTS_EACH, FEWEST, MOST = 3 * 2**14, 8, 48
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,10 @@ class Optimal:
     def system(self, state: GramState) -> Spiked:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
         gram_II = double(state.gram_II) if dtype == torch.float64 else state.gram_II.to(dtype)
-        inputs = len(gram_II)
-        rank = min(max(inputs**2 // SQUARED_INPUTS_EACH, FEWEST), MOST, inputs // 4)
         # the steps in a box are not preconditioned
-        return spiked(unit_diagonal(gram_II, self.damp), rank if self.max_change is None else 0)
+        return spiked(
+            unit_diagonal(gram_II, self.damp), strong_directions(len(gram_II)) if self.max_change is None else 0
+        )
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         system = stats.derived(GRAM, self.system)

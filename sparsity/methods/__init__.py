@@ -3,12 +3,16 @@
 from .admm import ADMM
 from .alps import ALPS
 from .dense import Dense
+from .dsnot import DSnoT
 from .magnitude import Magnitude
 from .neuronrank import NeuronRank
 from .neuronrank_old import NeuronRankOld
+from .pursuit import Pursuit
+from .refinement import Refinement
 from .ria import RIA
 from .route import Route
 from .sparsegpt import SparseGPT
+from .swaps import Swaps
 from .tfidf import TfIdf
 from .wanda import Wanda
 
@@ -16,12 +20,16 @@ __all__ = [
     "ADMM",
     "ALPS",
     "RIA",
+    "DSnoT",
     "Dense",
     "Magnitude",
     "NeuronRank",
     "NeuronRankOld",
+    "Pursuit",
+    "Refinement",
     "Route",
     "SparseGPT",
+    "Swaps",
     "TfIdf",
     "Wanda",
 ]

@@ -1,4 +1,4 @@
-"""Per input, the sum over tokens of x_i and of x_i^2: mean and variance, at O(N I) time and O(I) memory. For James-Stein only."""
+"""Per input, the sum over tokens of x_i and of x_i^2: mean and variance, at O(N I) time and O(I) memory."""
 
 from __future__ import annotations
 

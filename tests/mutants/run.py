@@ -13,20 +13,13 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+from mutant import Mutant
+from refinements import REFINEMENTS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
-
-
-@dataclass(frozen=True)
-class Mutant:
-    name: str
-    file: str
-    line: str  # occurs exactly once in the file
-    becomes: str
-    tests: str
 
 
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
@@ -335,6 +328,7 @@ MUTANTS = (
     Mutant("the loss of survivors", f"{SHARES}/sensitivity.py", ".sort(1)", ".sort(1, descending=True)", SHARED),
     Mutant("one pattern for all", "sparsity/runs/allocating.py", ", **found.patterns", "", ALLOTTED),
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
+    *REFINEMENTS,
 )
 
 

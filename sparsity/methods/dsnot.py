@@ -1,0 +1,101 @@
+"""DSnoT (arXiv 2310.08915, algorithm 1): swap weights until the mean output of a row is that of the dense row.
+
+mu_j and v_j are the mean and variance of input j, |x_j| its norm; the expected error of a row is eps = sum_j (w0_j - w_j) mu_j.
+Each cycle swaps two weights in every row with |eps| > threshold, which is in units of the layer's output:
+
+    revive  the removed p with the largest   sign(eps) w_p mu_p / v_p^power                           (eq. 4; its power is 1)
+    prune   the survivor u with the smallest |w_u| |x_u|  among those with  sign(eps) w_u mu_u < 0    (eq. 5)
+
+Both move eps towards 0. w_p is what the base made of the weight, its dense value where the base removed it; the other survivors
+stay what the base made of them. Of n-of-m, p and u share a group. A swap that would overshoot so far that |eps| does not fall is
+not made and ends its row: the paper is silent about it, and without it rows swap to and fro. The released code ends a row as soon
+as eps would change its sign, and swaps in attention alone; neither is done here.
+
+Only the mean of the output is matched, not its second moment, which the layer loss is made of: that may rise. A cycle costs a few
+passes over the rows that are still at work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..linalg import wide
+from ..statistics import Moments, MomentsState
+from .refinement import Refinement
+
+MOMENTS = Tap(Moments())
+
+
+@dataclass(frozen=True)
+class DSnoT(Refinement):
+    base: Method
+    cycles: int  # at most, >= 0: so many swaps a row
+    threshold: float  # of |eps|, >= 0
+    power: float  # of the variance
+
+    def __post_init__(self) -> None:
+        if self.cycles < 0:
+            raise UserError(f"cycles={self.cycles} is out of range: expected a whole number >= 0, such as 50")
+        if not self.threshold >= 0:
+            raise UserError(f"threshold={self.threshold} is out of range: expected a number >= 0, such as 0.1")
+
+    def reads(self, site: Site) -> tuple[Tap[MomentsState]]:
+        return (MOMENTS,)
+
+    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+        mean_I, norm_I, spread_I = (
+            part_I.to(wide(layer.weight_OI.dtype)) for part_I in stats.derived(MOMENTS, moments)
+        )
+        survivor_OI = pruned.weight_OI.where(pruned.keep_OI, layer.weight_OI)  # what each weight is where it survives
+        effect_OI, cost_OI = survivor_OI * mean_I, survivor_OI.abs() * norm_I
+        merit_OI = effect_OI / spread_I**self.power
+        keep_OI = pruned.keep_OI.clone()
+        error_O = (layer.weight_OI * mean_I).sum(1) - effect_OI.where(keep_OI, 0).sum(1)
+        group = pattern.group or keep_OI.shape[1]
+        before, swaps = error_O.abs().mean(), torch.zeros_like(error_O[0])
+        row_R = torch.arange(len(keep_OI), device=keep_OI.device)  # still at work
+        for _ in range(self.cycles):
+            open_R = error_O[row_R].abs() > self.threshold
+            if not open_R.any():
+                break
+            row_R = row_R[open_R]
+            error_R, keep_RI = error_O[row_R], keep_OI[row_R]
+            parts = (effect_OI[row_R], merit_OI[row_R], cost_OI[row_R])
+            revived_R, pruned_R, error_after_R = swap(*parts, keep_RI, error_R, group)
+            better_R = error_after_R.abs() < error_R.abs()
+            row_R = row_R[better_R]
+            keep_OI[row_R, revived_R[better_R]] = True
+            keep_OI[row_R, pruned_R[better_R]] = False
+            error_O[row_R] = error_after_R[better_R]
+            swaps += len(row_R)
+        facts = {
+            "swaps": float(swaps / len(keep_OI)),  # a row
+            "settled": float((error_O.abs() <= self.threshold).float().mean()),  # share of the rows
+            "mean_error_left": float(error_O.abs().mean() / before.clamp(min=torch.finfo(before.dtype).tiny)),
+        }
+        return Pruned(survivor_OI.masked_fill(~keep_OI, 0), keep_OI, facts)
+
+
+def moments(state: MomentsState) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, root mean square and variance of every input (I,). A constant input has the least positive variance."""
+    mean_I, square_I = state.sum_I / state.tokens, state.squares_I / state.tokens
+    return mean_I, square_I.sqrt(), (square_I - mean_I.square()).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def swap(
+    effect_RI: Tensor, merit_RI: Tensor, cost_RI: Tensor, keep_RI: Tensor, error_R: Tensor, group: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs to revive and to prune (R,), and the error then: NaN where there is no such pair."""
+    sign_R1 = error_R.sign()[:, None]
+    fits_RI = keep_RI & (sign_R1 * effect_RI < 0)
+    cost_RG, within_RG = cost_RI.where(fits_RI, torch.inf).unflatten(1, (-1, group)).min(2)
+    merit_RGM = (sign_R1 * merit_RI).where(~keep_RI, -torch.inf).unflatten(1, (-1, group))
+    merit_R, revived_R = merit_RGM.where(cost_RG.isfinite()[:, :, None], -torch.inf).flatten(1).max(1)
+    group_R1 = (revived_R // group)[:, None]
+    pruned_R1 = group_R1 * group + within_RG.gather(1, group_R1)
+    change_R = effect_RI.gather(1, pruned_R1)[:, 0] - effect_RI.gather(1, revived_R[:, None])[:, 0]
+    return revived_R, pruned_R1[:, 0], (error_R + change_R).where(merit_R > -torch.inf, torch.nan)

@@ -1,0 +1,115 @@
+"""Pursuit: exchange survivors for removed weights by what that costs once the survivors have taken their best values.
+
+What a set S of survivors costs a row is min (w - w0) H (w - w0)' over all w that are 0 off S, H = G + lam I: the loss that the
+corrector `optimal` leaves. At its minimum, with r = (w0 - w) H and all others following,
+
+    to prune u raises it by w_u^2 / [H_SS^-1]_uu,        to revive p lowers it by r_p^2 / (H_pp - H_pS H_SS^-1 H_Sp)
+
+Where H, scaled, is near I + U U', both denominators of all weights cost a product or two (`leverages` in quadratic.py). They rank
+the candidates. At first a `fraction` of all the pairs that a row could exchange are exchanged at once, the largest gains against
+the least costs; of n-of-m one pair to a group. `steps` of conjugate gradients from where the row stood refit it, and its loss is
+computed. A row that won keeps the exchange. One that did not goes back and next tries half as many pairs; when one pair is too
+many, it is settled. So no row's loss rises. A round costs about `steps` + 3 products of the rows that are not settled.
+
+Subspace pursuit (arXiv 0803.0811) also exchanges many at once and refits; it ranks by r and w alone, without denominators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..linalg import row_dot
+from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
+from ..statistics import Gram, GramState
+from .exchange import trade
+from .refinement import Refinement, told
+
+GRAM = Tap(Gram())
+
+
+@dataclass(frozen=True)
+class Pursuit(Refinement):
+    base: Method
+    rounds: int  # at most, >= 0
+    steps: int  # of conjugate gradients in a round, >= 1; twice as many before the first
+    fraction: float  # of the pairs that a row could swap, in (0, 1]
+    damp: float  # fraction of mean(diag G), >= 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise UserError(f"rounds={self.rounds} is out of range: expected a whole number >= 0, such as 8")
+        if self.steps < 1:
+            raise UserError(f"steps={self.steps} is out of range: expected a whole number >= 1, such as 5")
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"fraction={self.fraction} is out of range: expected a share in (0, 1], such as 0.1")
+        if not self.damp >= 0:
+            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 0.01")
+
+    def reads(self, site: Site) -> tuple[Tap[GramState]]:
+        return (GRAM,)
+
+    def system(self, state: GramState) -> Spiked:
+        return spiked(unit_diagonal(state.gram_II, self.damp), strong_directions(len(state.gram_II)))
+
+    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+        system = stats.derived(GRAM, self.system)
+        dtype = torch.promote_types(system.matrix_II.dtype, layer.weight_OI.dtype)
+        system = Spiked(*(part.to(dtype) for part in system))
+        scaled = [weight_OI / system.scale_I for weight_OI in (layer.weight_OI, pruned.weight_OI)]
+        keep_OI = pruned.keep_OI.clone()
+        panels = zip(*(whole.split(rows_of_panel(keep_OI.shape[1])) for whole in (*scaled, keep_OI)), strict=True)
+        done = [
+            self._rows(system, dense_PI, given_PI, keep_PI, pattern.group) for dense_PI, given_PI, keep_PI in panels
+        ]
+        x_OI, *rows = (torch.cat(parts) for parts in zip(*done, strict=True))
+        return Pruned(x_OI.mul_(system.scale_I).to(layer.weight_OI), keep_OI, told(*rows))
+
+    def _rows(
+        self, system: Spiked, dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor, group: int | None
+    ) -> tuple[Tensor, ...]:
+        """The weights, and of each row what `told` is told, from its first refit on. Writes into `keep_PI`."""
+        x_PI, residual_PI, loss_P = refit(system, dense_PI, given_PI, keep_PI, 2 * self.steps)
+        before_P, swaps_P, settled_P = loss_P.clone(), torch.zeros_like(loss_P), torch.zeros_like(loss_P)
+        count_P = (self.fraction * torch.minimum(keep_PI.sum(1), (~keep_PI).sum(1))).long().clamp(min=1)
+        row_R = torch.arange(len(keep_PI), device=keep_PI.device)  # not settled yet
+        for _ in range(self.rounds):
+            if not len(row_R):
+                break
+            keep_RI, x_RI, count_R = keep_PI[row_R], x_PI[row_R], count_P[row_R]
+            leverage_RI = leverages(keep_RI, system.low_IK, system.pairs_IJ)
+            cost_RI = x_RI.square().div_((1 - leverage_RI).clamp_(min=torch.finfo(x_RI.dtype).eps))
+            gain_RI = residual_PI[row_R].square_().div_(1 + leverage_RI)
+            trial_RI, tried_R = trade(gain_RI, cost_RI, keep_RI, count_R, group)
+            if not tried_R.any():
+                settled_P[row_R] = 1
+                break
+            x_RI, residual_RI, loss_R = refit(system, dense_PI[row_R], x_RI * trial_RI, trial_RI, self.steps)
+            better_R = (loss_R < loss_P[row_R]) & (tried_R > 0)  # a refit alone is no exchange
+            won_R = row_R[better_R]
+            for whole_P, part_R in zip(
+                (keep_PI, x_PI, residual_PI, loss_P), (trial_RI, x_RI, residual_RI, loss_R), strict=True
+            ):
+                whole_P[won_R] = part_R[better_R]
+            swaps_P[won_R] += tried_R[better_R]
+            count_R = count_R.where(better_R, tried_R // 2)
+            settled_P[row_R] = (count_R == 0).to(settled_P)
+            count_P[row_R] = count_R
+            row_R = row_R[count_R > 0]
+        return x_PI, swaps_P, settled_P, before_P, loss_P
+
+
+def refit(
+    system: Spiked, dense_RI: Tensor, given_RI: Tensor, keep_RI: Tensor, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The survivors' values, the residual everywhere, and the loss of each row. All weights scaled."""
+    residual_RI = (dense_RI - given_RI) @ system.matrix_II
+    x_RI = conjugate_gradients(
+        system.matrix_II, residual_RI, keep_RI, steps, system.low_IK, system.pairs_IJ
+    ).change_OI.add_(given_RI)
+    change_RI = dense_RI - x_RI
+    residual_RI = change_RI @ system.matrix_II
+    return x_RI, residual_RI, row_dot(change_RI, residual_RI)
