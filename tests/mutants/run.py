@@ -15,6 +15,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from blocks import BLOCKS
 from mutant import Mutant
 from refinements import REFINEMENTS
 
@@ -93,7 +94,7 @@ MUTANTS = (
         MASKS,
     ),
     Mutant("first block's call for all", STREAM, "self._calls[i][block.index]", "self._calls[i][0]", WALK),
-    Mutant("dense propagation prunes", STREAM, "if self._passed is not None:", "if False:", WALK),
+    Mutant("dense propagation prunes", STREAM, "and self._passed is not None:", "and False:", WALK),
     Mutant("states shared for ever", STREAM, "elif len(common) < holders[id(folded)]:", "elif False:", WALK),
     Mutant("only a layer's first call", STREAM, "for x_BTI in seen:", "for x_BTI in seen[:1]:", WALK),
     Mutant("equal shapes taken for equal", STREAM, "or torch.equal(other_ANY, x_ANY)", "or True", WALK),
@@ -131,7 +132,7 @@ MUTANTS = (
         "ids_N.unfold(0, seqlen, 1)[:asked]",
         "tests/test_tokens.py",
     ),
-    Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weight_OI == 0", "weight_OI != 0", "tests/test_run.py"),
+    Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weights - sum(int", "sum(int", "tests/test_run.py"),
     Mutant(
         "any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_target_guard.py"
     ),
@@ -329,6 +330,7 @@ MUTANTS = (
     Mutant("one pattern for all", "sparsity/runs/allocating.py", ", **found.patterns", "", ALLOTTED),
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
     *REFINEMENTS,
+    *BLOCKS,
 )
 
 
