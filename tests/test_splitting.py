@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -170,9 +172,11 @@ def test_each_input_has_a_scale_of_its_own(method):
     assert_close(b.weight_OI * c_I, a.weight_OI, rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize("scope", ["row", "layer"])
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_rows_are_problems_of_their_own(method, monkeypatch):
-    p = problem(8, 40, 100)
+def test_panels_change_nothing(method, scope, monkeypatch):
+    """Rows are problems of their own, but where their weights are compared."""
+    p, method = problem(8, 40, 100), dataclasses.replace(method, scope=scope)
     whole = method.prune(p.layer, HALF, p.stats())
     monkeypatch.setattr("sparsity.quadratic.PANEL", 3 * 40)
     panels = method.prune(p.layer, HALF, p.stats())
