@@ -25,8 +25,8 @@ def passes(monkeypatch) -> list[int]:
     """Grows by a block's index whenever one is run on a batch."""
     seen, inner = [], BlockStream._run
 
-    def counted(self, block):
-        for found in inner(self, block):
+    def counted(self, block, states):
+        for found in inner(self, block, states):
             seen.append(block.index)
             yield found
 

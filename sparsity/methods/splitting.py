@@ -15,7 +15,7 @@ ADMM, 2011, sections 3.1.1 and 9.1) with U the dual variable and V = W + U, is
 A step is one product with K, O(O I^2), and a few passes. With `keep` held the problem is convex, and Z goes to the survivors' best
 values. There U = -(Z - W0) B / rho where weights are removed: one comes back if its slope over rho exceeds a survivor's value.
 K is a Cholesky factor and its inverse, together 1.4 products of a square layer. To solve with the factor takes 1.1 to 1.3 products
-each time, an eigendecomposition 6 to 18, and then two for every step; in float32 no one of them is more exact than another.
+each time, with errors as large in float32; an eigendecomposition 6 to 18, and then two for every step.
 
 An input that was always zero has the least scale that there is: its weights go first, and one that a pattern keeps stays near W0.
 """
