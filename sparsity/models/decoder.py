@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -327,10 +328,16 @@ class Decoder:
         ):  # where it lay and who saved it do not change what it computes
             config.pop(key, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        for name, tensor in self.model.named_parameters():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        names, parameters = zip(*self.model.named_parameters(), strict=True)
+        with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
+            for name, tensor, of_tensor in zip(names, parameters, pool.map(_digest, parameters), strict=True):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {of_tensor}".encode())
         return digest.hexdigest()
+
+
+def _digest(tensor_N: Tensor) -> str:
+    numbers = tensor_N.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return hashlib.sha256(numbers.data).hexdigest()
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:

@@ -1,6 +1,6 @@
 """What lets a run that was killed go on where it was: after every block a file with its weights, its masks and the rows of its
 layers, and one with the hidden states in front of the next block. The first is written last, so that a block is in the journal
-wholly or not at all; the hidden states before it are deleted only then.
+wholly or not at all; the hidden states before it are deleted only then. Both are written while the next block is pruned.
 
 A journal speaks for a run of the same key under the same conditions, since it must end as if it had never been interrupted, to the
 last bit. One that is damaged or of other conditions is named and deleted. A run that finished needs none.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Journal:
         self.folder = run / JOURNAL
         self._conditions = dict(conditions)
         self._works = True
+        self._writer = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None  # of the last block
 
     def read(self) -> tuple[int, list[Tensor]]:
         """How many blocks are done, the first ones without a gap, and the hidden states behind them. (0, []): none."""
@@ -83,6 +86,7 @@ class Journal:
 
     def put(self, index: int, done: Done, hidden: Sequence[Tensor]) -> None:
         """Block `index` is done; `hidden` lies behind it. A journal that cannot be written is said so once, and ends."""
+        self.settle()
         if not self._works:
             return
         tensors = {f"weight.{name}": weight.cpu().contiguous() for name, weight in done.weights.items()}
@@ -95,11 +99,20 @@ class Journal:
             "resumed": done.resumed,
         }
         states = {f"{i:06d}": batch.cpu().contiguous() for i, batch in enumerate(hidden)}
+        self._written = self._writer.submit(self._write, index, content_of(states, {}), content_of(tensors, about))
+
+    def _write(self, index: int, states: bytes, block: bytes) -> None:
+        write(self.folder, f"hidden-{index + 1:03d}", states)
+        write(self.folder, f"{index:03d}", block)
+        for old in self.folder.glob(f"hidden-{index:03d}-*"):
+            old.unlink()
+
+    def settle(self) -> None:
+        """Wait until what was put is written."""
+        written, self._written = self._written, None
         try:
-            write(self.folder, f"hidden-{index + 1:03d}", content_of(states, {}))
-            write(self.folder, f"{index:03d}", content_of(tensors, about))
-            for old in self.folder.glob(f"hidden-{index:03d}-*"):
-                old.unlink()
+            if written is not None:
+                written.result()
         except OSError as error:
             self._works = False
             self.drop()

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,7 @@ def entries(
 
     A file that says of itself, in its `about`, that it is not `wanted` is not read.
     """
+    found = []
     for path in sorted(folder.glob(f"{key}*{SUFFIX}")):
         try:
             entry = Entry(path)
@@ -81,13 +83,17 @@ def entries(
             if not wanted(entry.about):
                 entry.close()
                 continue
-        if entry.damage is None:
+        found.append(entry)
+    with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
+        damages = list(pool.map(lambda entry: entry.damage, found))
+    for entry, damage in zip(found, damages, strict=True):
+        if damage is None:
             yield entry
         else:
             entry.close()
-            log.warning("%s is damaged (%s): computing it again", path, entry.damage)
+            log.warning("%s is damaged (%s): computing it again", entry.path, damage)
             with suppress(OSError):  # of a cache that may only be read
-                path.unlink(missing_ok=True)
+                entry.path.unlink(missing_ok=True)
 
 
 def write(folder: Path, key: str, content: bytes) -> Path:
