@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from .core import Folded, Grouping, Side, Site, Stats, Tap, UserError
+from .linalg import all_finite
 from .models.decoder import Block, Call, Decoder
 
 Propagate = Literal["pruned", "dense"]
@@ -139,7 +140,7 @@ class BlockStream:
         for i, hidden_BTI in enumerate(states):
             output_BTI = self._calls[i][block.index](block.module, hidden_BTI)
             self.forwards += 1
-            if not output_BTI.isfinite().all():
+            if not all_finite(output_BTI):
                 raise UserError(
                     f"{block.name}: its output holds NaN or infinity on calibration batch {i}: expected finite activations. "
                     f"Try dtype=float32, or check the model's weights"

@@ -135,6 +135,7 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
         (lambda: linalg.inverse_factor(away(I, I)), [GRAM_32, ((), INFO)]),
         (lambda: linalg.inverse_factor(away(I, I, dtype=F64)), [((I, I), F64), ((), INFO)]),
     ],
+    "pieces": [(lambda: list(linalg.pieces(away(600, I), F64)), [((256, I), F64), ((256, I), F64), ((88, I), F64)])],
     "double": [(lambda: linalg.double(away(I, dtype=BF16)), [((I,), F64)])],
     "line_search": [(lambda: linalg.line_search(away(O), away(O)), [((O,), F32)])],
     "never_worse": [
@@ -149,6 +150,7 @@ LINALG_ELSE = {
     "Factor": "a pair that `escalate` returns: it computes nothing",
     "escalate": "must read LAPACK's success: tested below, with the answer fed to it",
     "retry": "the part of `escalate` that reads",
+    "all_finite": "a question about data, answered by a number",
 }
 
 SOLVED = [((O, I), F32), ((O, I), F32)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import exact
+from ..linalg import exact, pieces
 
 
 class ActivityState(NamedTuple):
@@ -30,10 +30,12 @@ class Activity:
         return ActivityState(total_J, torch.zeros_like(total_J), 0)
 
     def add(self, state: ActivityState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> ActivityState:
-        size_NJ = x_BTI.flatten(0, -2).abs()
-        total_J = state.total_J.add_(size_NJ.sum(0, dtype=state.total_J.dtype))
-        active_J = state.active_J.add_((size_NJ > self.threshold).sum(0))
-        return ActivityState(total_J, active_J, state.tokens + len(size_NJ))
+        x_NJ = x_BTI.flatten(0, -2)
+        for x_nJ in pieces(x_NJ, x_NJ.dtype):
+            size_nJ = x_nJ.abs_()
+            state.total_J.add_(size_nJ.to(state.total_J.dtype).sum(0))
+            state.active_J.add_((size_nJ > self.threshold).sum(0))
+        return state._replace(tokens=state.tokens + len(x_NJ))
 
     def merge(self, a: ActivityState, b: ActivityState) -> ActivityState:
         return ActivityState(a.total_J + b.total_J, a.active_J + b.active_J, a.tokens + b.tokens)

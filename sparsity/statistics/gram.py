@@ -1,4 +1,8 @@
-"""G = X'X, the sum over tokens of x x': every quadratic loss of a layer is a function of it. O(N I^2) time, O(I^2) memory."""
+"""G = X'X, the sum over tokens of x x': every quadratic loss of a layer is a function of it. O(N I^2) time, O(I^2) memory.
+
+G is symmetric, so it is computed by panels of rows, each from the diagonal on, and mirrored: 5/8 of the product, and exactly
+symmetric.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import wide
+from ..linalg import all_finite, wide
+
+PANELS = 4
 
 
 class GramState(NamedTuple):
@@ -28,10 +34,16 @@ class Gram:
 
     def add(self, state: GramState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> GramState:
         x_NI = x_BTI.flatten(0, -2).to(state.gram_II.dtype)
-        return GramState(state.gram_II.addmm_(x_NI.T, x_NI), state.tokens + len(x_NI))
+        gram_II, I = state.gram_II, x_NI.shape[1]
+        width = -(-I // PANELS)
+        for start in range(0, I, width):
+            end = start + width
+            gram_II[start:end, start:].addmm_(x_NI[:, start:end].T, x_NI[:, start:])
+            gram_II[end:, start:end] = gram_II[start:end, end:].T
+        return GramState(gram_II, state.tokens + len(x_NI))
 
     def merge(self, a: GramState, b: GramState) -> GramState:
         return GramState(a.gram_II + b.gram_II, a.tokens + b.tokens)
 
     def finite(self, state: GramState) -> bool:
-        return bool(state.gram_II.isfinite().all())
+        return all_finite(state.gram_II.diagonal())  # |G_ij|^2 <= G_ii G_jj

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import exact
+from ..linalg import exact, pieces
 
 
 class MomentsState(NamedTuple):
@@ -28,9 +28,11 @@ class Moments:
         return MomentsState(zero_I, zero_I.clone(), 0)
 
     def add(self, state: MomentsState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> MomentsState:
-        x_NI = x_BTI.flatten(0, -2).to(state.sum_I.dtype)
-        sum_I, squares_I = state.sum_I.add_(x_NI.sum(0)), state.squares_I.add_(x_NI.square().sum(0))
-        return MomentsState(sum_I, squares_I, state.tokens + len(x_NI))
+        x_NI = x_BTI.flatten(0, -2)
+        for x_nI in pieces(x_NI, state.sum_I.dtype):
+            state.sum_I.add_(x_nI.sum(0))
+            state.squares_I.add_(x_nI.square_().sum(0))
+        return state._replace(tokens=state.tokens + len(x_NI))
 
     def merge(self, a: MomentsState, b: MomentsState) -> MomentsState:
         return MomentsState(a.sum_I + b.sum_I, a.squares_I + b.squares_I, a.tokens + b.tokens)

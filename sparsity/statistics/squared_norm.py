@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import exact
+from ..linalg import exact, pieces
 
 
 class SquaredNormState(NamedTuple):
@@ -27,8 +27,10 @@ class SquaredNorm:
 
     def add(self, state: SquaredNormState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> SquaredNormState:
         # A float32 number has an exact square in float64: only the sum is rounded, at 1e-16, so batches and order leave no trace
-        x_NI = x_BTI.flatten(0, -2).to(state.total_I.dtype)
-        return SquaredNormState(state.total_I.add_(x_NI.square().sum(0)), state.tokens + len(x_NI))
+        x_NI = x_BTI.flatten(0, -2)
+        for x_nI in pieces(x_NI, state.total_I.dtype):
+            state.total_I.add_(x_nI.square_().sum(0))
+        return state._replace(tokens=state.tokens + len(x_NI))
 
     def merge(self, a: SquaredNormState, b: SquaredNormState) -> SquaredNormState:
         return SquaredNormState(a.total_I + b.total_I, a.tokens + b.tokens)
