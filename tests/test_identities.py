@@ -9,10 +9,10 @@ from textbook import sparsegpt, wanda, wanda_n_of_m
 from torch.testing import assert_close
 
 from sparsity.core import Layer, Stats
-from sparsity.linalg import damped, escalate, inverse_factor, layer_loss, obs_sweep, relative_error
+from sparsity.linalg import all_finite, damped, escalate, inverse_factor, layer_loss, obs_sweep, relative_error
 from sparsity.methods import Dense, Magnitude, SparseGPT, Wanda
 from sparsity.patterns import NofM, Unstructured
-from sparsity.statistics import Gram, SquaredNorm
+from sparsity.statistics import Activity, Gram, Moments, SquaredNorm
 
 HALF = Unstructured(0.5)
 SEEDS = range(5)
@@ -210,6 +210,39 @@ def test_fold_laws(statistic):
     assert torch.equal(a[0], before)
     assert whole.tokens == 200
     assert statistic.finite(whole)
+
+
+@pytest.mark.parametrize("I", [1, 2, 3, 5, 7, 16, 33])
+def test_a_gram_is_the_whole_product(I):
+    x_BTI = torch.randint(
+        -8, 9, (3, 100, I), generator=torch.Generator().manual_seed(I)
+    ).double()  # whole numbers: exact sums
+    x_NI = x_BTI.flatten(0, 1)
+    assert torch.equal(fold(Gram(), x_BTI[:1], x_BTI[1:]).gram_II, x_NI.T @ x_NI)
+
+
+@pytest.mark.parametrize("tokens", [255, 256, 257, 700])
+def test_no_token_is_left_out_and_no_activation_is_written(tokens):
+    x_BTI = torch.randint(-8, 9, (1, tokens, 5), generator=torch.Generator().manual_seed(tokens)).double()
+    before = x_BTI.clone()
+    assert torch.equal(fold(SquaredNorm(), x_BTI).total_I, x_BTI.square().sum((0, 1)))
+    moments, activity = fold(Moments(), x_BTI), fold(Activity(3), x_BTI)
+    assert torch.equal(moments.sum_I, x_BTI.sum((0, 1)))
+    assert torch.equal(moments.squares_I, x_BTI.square().sum((0, 1)))
+    assert torch.equal(activity.total_J, x_BTI.abs().sum((0, 1)))
+    assert torch.equal(activity.active_J, (x_BTI.abs() > 3).sum((0, 1)).double())
+    assert torch.equal(x_BTI, before)
+
+
+def test_all_finite_is_not_fooled_by_its_sum():
+    large_N = torch.full((4,), 3e38)
+    assert not large_N.sum().isfinite()
+    for fine in (large_N, torch.full((4,), 6e4, dtype=torch.float16), torch.ones(0)):
+        assert all_finite(fine)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        large_N[1] = bad
+        assert not all_finite(large_N)
+    assert not all_finite(torch.tensor([torch.inf, -torch.inf]))
 
 
 @pytest.mark.parametrize("statistic", [Gram(), SquaredNorm()])

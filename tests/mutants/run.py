@@ -48,6 +48,9 @@ MUTANTS = (
         "masked_fill_(~keep_IO & False, 0)",
         IDENTITIES,
     ),
+    Mutant("half a Gram", "sparsity/statistics/gram.py", "gram_II[start:end, end:].T", "0", IDENTITIES),
+    Mutant("activations squared in place", LINALG, "to(dtype, copy=True)", "to(dtype)", IDENTITIES),
+    Mutant("finite if the sum is", LINALG, " or bool(x_ANY.isfinite().all())", "", IDENTITIES),
     Mutant("absolute damping", LINALG, "damp * gram_II.diagonal().mean()", "damp", IDENTITIES),
     Mutant("no escalation", LINALG, "if info.item() == 0:", "if True:", IDENTITIES),
     Mutant("dead inputs keep weights", "sparsity/methods/sparsegpt.py", ".masked_fill(dead_I, 0)", "", IDENTITIES),
@@ -274,7 +277,7 @@ MUTANTS = (
     ),
     Mutant("layers share no recalled state", RECALL, "if id(folded) not in numbers:", "if True:", RECALLED),
     Mutant("a state that is known is collected again", RECALL, "if name(s, tap) not in places", "if True", RECALLED),
-    Mutant("a damaged file is read", f"{CACHE}/entry.py", "if entry.damage is None:", "if True:", RECALLED),
+    Mutant("a damaged file is read", f"{CACHE}/entry.py", "if damage is None:", "if True:", RECALLED),
     Mutant(
         "the last used goes first",
         f"{CACHE}/keep.py",
