@@ -12,7 +12,7 @@ says what the survivors become. None of them holds a tensor: they are frozen val
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -265,8 +265,13 @@ class Model(Protocol):
         """Next-token logits (B, T, V) of ids on any device."""
         ...
 
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """The hidden states (B, T, I) behind the last block."""
+    def logits_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The same (B, T, V), B <= batch_size sequences at a time. To be asked for once for all sequences: a model that is read
+        block by block is read once."""
+        ...
+
+    def hidden_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The hidden states (B, T, I) behind the last block, likewise."""
         ...
 
     def outside(self) -> Mapping[str, Tensor]:
@@ -305,6 +310,11 @@ class Evaluator(Protocol):
     @property
     def remembers(self) -> bool:
         """Whether `reference` may come from an earlier run, filed under model, `repr`, `files` and, if it reads it, text."""
+        ...
+
+    @property
+    def streams(self) -> bool:
+        """Whether a model that is read block by block will do: it asks for `logits_of`, `hidden_of`, `outside` and `head` alone."""
         ...
 
     def files(self) -> Sequence[Path]:

@@ -13,7 +13,8 @@ from .core import Corrector, Method, Pattern, Site, Stats, Tap, UserError, disti
 from .correctors import NoCorrection
 from .linalg import relative_error
 from .methods import Magnitude
-from .models.decoder import Block, Decoder
+from .models.blocks import Block
+from .models.decoder import Decoder
 from .refine import NoRefinement, Refinement
 from .statistics import Gram
 from .stream import Stream, now

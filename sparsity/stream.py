@@ -27,7 +27,8 @@ from torch import Tensor
 
 from .core import Folded, Grouping, Side, Site, Stats, Tap, UserError
 from .linalg import all_finite
-from .models.decoder import Block, Call, Decoder
+from .models.blocks import Block
+from .models.decoder import Call, Decoder
 
 Propagate = Literal["pruned", "dense"]
 Target = Literal["own", "dense"]
@@ -102,13 +103,16 @@ class BlockStream:
         propagate: Propagate,
         device: torch.device,
         target: Target | None = None,
+        text: str = "calibration",
     ):
+        """`text`: what it is called in a message."""
         self.blocks = decoder.blocks
         self.ids_BT = ids_BT
         self.embedding_VE = decoder.embedding_VE
         self.device = device
         self.propagate = propagate
         self.target = target
+        self.text = text
         self.forwards = 0  # blocks run, times batches
         self.seconds = 0.0
         self._passed: list[Tensor] | None = None  # what the dense block put out while it was observed
@@ -142,7 +146,7 @@ class BlockStream:
             self.forwards += 1
             if not all_finite(output_BTI):
                 raise UserError(
-                    f"{block.name}: its output holds NaN or infinity on calibration batch {i}: expected finite activations. "
+                    f"{block.name}: its output holds NaN or infinity on {self.text} batch {i}: expected finite activations. "
                     f"Try dtype=float32, or check the model's weights"
                 )
             yield i, output_BTI

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize("tie", [True, False])
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, dtype: torch.dtype, tie: bool) -> None:
     loaded = Tiny(seed=0, hidden_size=32, num_blocks=2, tie_word_embeddings=tie).load(dtype)
-    source = Local(str(save(loaded, tmp_path / "checkpoint")))
+    source = Local(str(save(loaded, tmp_path / "checkpoint")), stream=False)
     source.check()
     before = torch.get_rng_state()
     again = source.load(None)
@@ -55,7 +55,7 @@ def test_pruning_in_place_leaves_the_file_alone(tmp_path: Path) -> None:
     """The weights of a loaded model are the file's own pages until they are written to."""
     folder = save(TINY.load(None), tmp_path)
     before = (folder / "model.safetensors").read_bytes()
-    model = Local(str(folder)).load(None).model
+    model = Local(str(folder), stream=False).load(None).model
     for parameter in model.parameters():
         parameter.zero_()
     assert (folder / "model.safetensors").read_bytes() == before
@@ -66,7 +66,7 @@ def test_reading_is_silent_and_leaves_the_logging_as_it_was(tmp_path: Path, capf
     transformers_logging.enable_progress_bar()
     transformers_logging.set_verbosity_warning()
     capfd.readouterr()
-    Local(str(folder)).load(None)
+    Local(str(folder), stream=False).load(None)
     assert capfd.readouterr() == ("", "")
     assert transformers_logging.is_progress_bar_enabled()
     assert transformers_logging.get_verbosity() == transformers_logging.WARNING
@@ -120,7 +120,7 @@ def test_a_folder_is_refused_by_its_check(tmp_path: Path, harm: Callable[[Path],
     folder = save(TINY.load(None), tmp_path / "checkpoint")
     harm(folder)
     with pytest.raises(UserError, match=says) as error:
-        Local(str(folder)).check()
+        Local(str(folder), stream=False).check()
     assert "expected" in str(error.value)
 
 
@@ -140,7 +140,7 @@ def test_a_folder_is_refused_when_it_is_read(tmp_path: Path, harm: Callable[[Pat
     folder = save(TINY.load(None), tmp_path)
     harm(folder)
     with pytest.raises(UserError, match=says) as error:
-        Local(str(folder)).load(None)
+        Local(str(folder), stream=False).load(None)
     assert "expected" in str(error.value)
 
 
@@ -148,13 +148,13 @@ def test_an_untied_head_must_be_in_the_checkpoint(tmp_path: Path) -> None:
     folder = save(Tiny(seed=0, hidden_size=32, num_blocks=1, tie_word_embeddings=False).load(None), tmp_path)
     lose(lambda name: name == "lm_head.weight", folder)
     with pytest.raises(UserError, match=r"without lm_head\.weight"):
-        Local(str(folder)).load(None)
+        Local(str(folder), stream=False).load(None)
 
 
 def test_a_weight_without_a_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save(TINY.load(None), tmp_path)
     save_file(load_file(folder / "model.safetensors") | {"spare": torch.ones(1)}, folder / "model.safetensors")
-    Local(str(folder)).load(None)
+    Local(str(folder), stream=False).load(None)
     assert "no place for spare" in caplog.text
 
 
@@ -163,7 +163,7 @@ def test_a_gpt2_without_tokenizer_files_is_refused(tmp_path: Path) -> None:
     config = GPT2Config(n_layer=1, n_embd=32, n_head=4, vocab_size=64, bos_token_id=0, eos_token_id=0)
     GPT2LMHeadModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="it knows no word"):
-        Local(str(tmp_path)).load(None)
+        Local(str(tmp_path), stream=False).load(None)
 
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 50}
@@ -184,15 +184,15 @@ def test_other_kinds_of_models_are_refused_by_name(tmp_path: Path, make: Callabl
     make().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(UserError, match=says):
-        Local(str(tmp_path)).check()
+        Local(str(tmp_path), stream=False).check()
     edited(tmp_path, architectures=None)  # nor does it help to be silent about it
     with pytest.raises(UserError, match=r"got (Bert|T5)Config"):
-        Local(str(tmp_path)).check()
+        Local(str(tmp_path), stream=False).check()
 
 
 def test_a_bert_that_was_made_a_decoder_is_a_causal_language_model(tmp_path: Path) -> None:
     BertLMHeadModel(BertConfig(**BERT, is_decoder=True)).save_pretrained(tmp_path)
-    Local(str(tmp_path)).check()
+    Local(str(tmp_path), stream=False).check()
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
     edited(folder, model_type="mine", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Mine"})
     with pytest.raises(UserError, match="trust_remote_code"):
-        Local(str(folder)).check()
+        Local(str(folder), stream=False).check()
     assert not (tmp_path / "ran").exists()
 
 
@@ -208,4 +208,4 @@ def test_a_model_that_sees_pictures_is_refused(tmp_path: Path) -> None:
     ViTConfig().save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(UserError, match="got ViTConfig, for which transformers has no causal language model"):
-        Local(str(tmp_path)).check()
+        Local(str(tmp_path), stream=False).check()

@@ -305,21 +305,11 @@ def test_correctors_correct_where_the_weights_are(corrector, dtype):
 # --- perplexity -------------------------------------------------------------------------------------------------------
 
 
-class Away:
-    """Says where its logits would be."""
-
-    def __init__(self, dtype: torch.dtype):
-        self.dtype = dtype
-
-    def logits(self, ids_BT: Tensor) -> Tensor:
-        return away(*ids_BT.shape, zoo.VOCAB, dtype=self.dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_nll_is_computed_where_the_logits_are_and_comes_home(dtype):
     """`perplexity` and the table read numbers off it, so it ends on the CPU: one float64 a window."""
     with elsewhere() as zeros:
-        found = nll(Away(dtype), torch.zeros(3, 7, dtype=torch.long))
+        found = nll(away(3, 7, zoo.VOCAB, dtype=dtype), torch.zeros(3, 7, dtype=torch.long))
         assert (found.shape, found.dtype, found.device.type) == ((3,), torch.float64, "cpu")
     assert zeros.reads == 0
     assert "Perplexity" in evaluation.__all__

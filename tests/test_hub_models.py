@@ -23,19 +23,19 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.mark.parametrize("name", ["a/b/c", "", "with space", "owner/"])
 def test_the_hub_refuses_a_name_that_it_cannot_have(name: str) -> None:
     with pytest.raises(UserError, match="expected owner/model"):
-        Hub(name, None, False).check()
+        Hub(name, None, False, False).check()
 
 
 def test_the_hub_refuses_a_name_that_is_a_path_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gpt2").mkdir()
     with pytest.raises(UserError, match=r"model=local model.path=gpt2"):
-        Hub("gpt2", None, False).check()
+        Hub("gpt2", None, False, False).check()
 
 
 def test_the_hub_offline_says_what_to_do() -> None:
     with pytest.raises(UserError, match=r"owner/model-that-is-not-cached: .*HF_HUB_OFFLINE is set"):
-        Hub("owner/model-that-is-not-cached", None, False).load(None)
+        Hub("owner/model-that-is-not-cached", None, False, False).load(None)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,9 @@ def test_the_hub_says_why_it_has_nothing(monkeypatch: pytest.MonkeyPatch, cause:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(UserError, match=says):
-        Hub("owner/model", COMMIT, False).load(None)  # a commit is taken at its word: the files are asked for first
+        Hub("owner/model", COMMIT, False, False).load(
+            None
+        )  # a commit is taken at its word: the files are asked for first
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("cached")
 def test_the_hub_reads_its_cache_and_pins_the_commit() -> None:
-    loaded = Hub("owner/model", None, False).load(None)
+    loaded = Hub("owner/model", None, False, False).load(None)
     assert same(loaded, TINY.load(None))
     assert (loaded.name, dict(loaded.origin)) == ("model", {"source": "hub", "repo": "owner/model", "revision": COMMIT})
 
@@ -77,7 +79,7 @@ def test_the_hub_reads_its_cache_and_pins_the_commit() -> None:
 def test_pickled_weights_of_the_hub_are_not_opened(cached: Path) -> None:
     pickled(cached)
     with pytest.raises(UserError, match=r"expected model\.safetensors; .*save_pretrained"):
-        Hub("owner/model", None, False).load(None)
+        Hub("owner/model", None, False, False).load(None)
 
 
 def test_code_of_the_hub_runs_only_when_it_is_trusted(
@@ -93,7 +95,7 @@ def test_code_of_the_hub_runs_only_when_it_is_trusted(
     own_code = {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineForCausalLM"}
     edited(cached, model_type="mine", architectures=["MineForCausalLM"], auto_map=own_code)
     with pytest.raises(UserError, match="trust_remote_code=true"):
-        Hub("owner/model", None, False).load(None)
-    loaded = Hub("owner/model", None, True).load(None)
+        Hub("owner/model", None, False, False).load(None)
+    loaded = Hub("owner/model", None, True, False).load(None)
     assert type(loaded.model).__name__ == "MineForCausalLM"
     assert same(loaded, TINY.load(None))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sparsity.core import Site
 from sparsity.models import Decoder
-from sparsity.models.decoder import Block, _block
+from sparsity.models.blocks import Block, find_block
 
 WIDTH, HIDDEN = 8, 20
 AT = 1  # the block that is looked at
@@ -142,7 +142,7 @@ def found(**layers: nn.Module) -> dict[str, str | None]:
     """Leaf -> axis (None: no neurons) of an MLP with these layers."""
     module = nn.Module()
     module.mlp = nn.ModuleDict(layers)
-    block = _block(0, "blocks.0", module, WIDTH)
+    block = find_block(0, "blocks.0", module, WIDTH, None)
     return {site.leaf: site.neurons.axis if site.neurons else None for site in block.linears}
 
 
@@ -189,7 +189,7 @@ def test_layers_that_fit_no_picture_have_no_neurons():
 def test_the_gate_is_unknown_where_two_layers_could_be_it():
     module = nn.Module()
     module.mlp = nn.ModuleDict({"w1": up(), "w2": down(), "w3": up()})
-    for site in _block(0, "blocks.0", module, WIDTH).linears:
+    for site in find_block(0, "blocks.0", module, WIDTH, None).linears:
         assert (site.neurons.module, site.neurons.gate) == ("blocks.0.mlp.w2", None)
 
 
@@ -198,7 +198,7 @@ def test_two_mlps_of_a_block_keep_apart():
     module.experts = nn.ModuleList(
         nn.ModuleDict({"up_proj": up(count), "down_proj": down(count)}) for count in (12, 16)
     )
-    block = _block(0, "blocks.0", module, WIDTH)
+    block = find_block(0, "blocks.0", module, WIDTH, None)
     assert {(site.name[9:], site.neurons.module[9:], site.neurons.count) for site in block.linears} == {
         ("experts.0.up_proj", "experts.0.down_proj", 12),
         ("experts.0.down_proj", "experts.0.down_proj", 12),

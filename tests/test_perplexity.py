@@ -41,7 +41,10 @@ class Stub:
     """Next-token logits (B, T, V) by a rule, from the ids (B, T)."""
 
     def __init__(self, rule):
-        self.logits = rule
+        self.rule = rule
+
+    def logits_of(self, ids_WT, batch_size):
+        return map(self.rule, ids_WT.split(batch_size))
 
     def culprit(self, ids_BT):
         return f"token {ids_BT[0, 0]}"

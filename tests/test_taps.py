@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from sparsity.core import Site, Tap, UserError
 from sparsity.groupings import Documents
 from sparsity.models import Decoder
-from sparsity.models.decoder import Block, Linear
+from sparsity.models.blocks import Block, Linear
 from sparsity.statistics import Activity, GroupedActivity
 from sparsity.stream import _Fold
 

@@ -32,6 +32,11 @@ class Allocation(Protocol):
         """Of its options, those that `measure` depends on: two of one text measure the same. None: nothing is measured."""
         ...
 
+    @property
+    def streams(self) -> bool:
+        """Whether `measure` works on one block at a time, so that a model that is read block by block will do."""
+        ...
+
     def check(self, pattern: Pattern) -> None:
         """Raise `UserError` if the layers of this pattern cannot differ."""
         ...

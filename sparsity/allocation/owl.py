@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from ..core import Pattern, Site, Stats, Tap, UserError
 from ..linalg import exact
 from ..methods.wanda import INPUT, Wanda
 from ..models import Decoder
-from ..models.decoder import Block
+from ..models.blocks import Block
 from ..statistics import SquaredNormState
 from ..stream import Stream, collect
 from .balance import balanced
@@ -30,6 +31,8 @@ from .groups import allotted, grouped, weights
 
 @dataclass(frozen=True)
 class Owl:
+    streams: ClassVar[bool] = True
+
     unit: Unit
     outlier: float  # times the mean, > 0
     lam: float  # in [0, 1)

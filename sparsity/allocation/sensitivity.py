@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ ROWS = 1024  # sorted at once, with their indices: 12 bytes a weight
 
 @dataclass(frozen=True)
 class Sensitivity:
+    streams: ClassVar[bool] = False  # a probe runs all blocks behind it
+
     unit: Unit
     level: float  # in (0, 1)
     sequences: int  # >= 1

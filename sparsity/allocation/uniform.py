@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from .base import Allotted, Shapes
 
 @dataclass(frozen=True)
 class Uniform:
+    streams: ClassVar[bool] = True
+
     @property
     def measurement(self) -> None:
         return None

@@ -5,5 +5,6 @@ from .divergence import Divergence
 from .generation import Generation
 from .lm_eval import LMEval
 from .perplexity import Perplexity
+from .walked import Walked
 
-__all__ = ["Cost", "Divergence", "Generation", "LMEval", "Perplexity"]
+__all__ = ["Cost", "Divergence", "Generation", "LMEval", "Perplexity", "Walked"]

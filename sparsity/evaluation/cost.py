@@ -29,6 +29,7 @@ from ..models.packed import packed_bytes
 class Cost:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = False  # seconds of another process on another day say nothing about today's
+    streams: ClassVar[bool] = False
 
     seqlen: int  # tokens in a sequence
     batch_size: int  # sequences in a forward pass

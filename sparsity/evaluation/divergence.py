@@ -26,7 +26,8 @@ TAIL = "outside."  # marks the parameters among what is remembered
 @dataclass(frozen=True)
 class Divergence(Windowed):
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        hidden_WTI = torch.cat([dense.hidden(ids_BT).cpu() for ids_BT in self.batches(ids_N)])
+        hidden = dense.hidden_of(self.ids(ids_N), self.batch_size)
+        hidden_WTI = torch.cat([hidden_BTI.cpu() for hidden_BTI in hidden])
         self.check_finite(hidden_WTI.double().mean((1, 2)), "the dense model's mean hidden state", dense, ids_N)
         outside = {f"{TAIL}{name}": value.detach().cpu() for name, value in dense.outside().items()}
         return {"hidden": hidden_WTI, **outside}
@@ -37,17 +38,20 @@ class Divergence(Windowed):
             for name, value in reference.items()
             if name.startswith(TAIL)
         }
-        batches = zip(self.batches(ids_N), reference["hidden"].split(self.batch_size), strict=True)
-        parts = [_of_batch(pruned, ids_BT, hidden_BTI, outside) for ids_BT, hidden_BTI in batches]
+        ids_WT = self.ids(ids_N)
+        hidden = pruned.hidden_of(ids_WT, self.batch_size)
+        batches = zip(ids_WT.split(self.batch_size), reference["hidden"].split(self.batch_size), hidden, strict=True)
+        parts = [_of_batch(pruned, *batch, outside) for batch in batches]
         kl_W, agreement_W = (torch.cat(part) / (self.seqlen - 1) for part in zip(*parts, strict=True))
         self.check_finite(kl_W, "the divergence", pruned, ids_N)
         columns = {"kl": kl_W, "agreement": agreement_W}
         return self.measured("divergence", {name: value_W.mean().item() for name, value_W in columns.items()}, columns)
 
 
-def _of_batch(pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, outside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _of_batch(
+    pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, pruned_BTI: Tensor, outside: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Sums over the positions that predict a token of each window: divergence and agreement, (B,) each."""
-    pruned_BTI = pruned.hidden(ids_BT)
     if (was := dense_BTI.shape[-1]) != (width := pruned_BTI.shape[-1]):
         raise UserError(
             f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "

@@ -19,6 +19,7 @@ from .packing import pack, unpack
 class Generation:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
 
     prompts: list[str]
     max_new_tokens: int

@@ -31,6 +31,7 @@ from .task_files import TaskFile, read_tasks
 class LMEval:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
 
     tasks: list[str]  # names of tasks, groups or tags; a group or tag stands for its tasks
     tasks_path: str | None  # a folder of task files; one that has the name of a stock task replaces it

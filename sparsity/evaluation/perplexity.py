@@ -16,9 +16,8 @@ from ..core import Measured, Model
 from .windows import Windowed
 
 
-def nll(model: Model, ids_BT: Tensor) -> Tensor:
+def nll(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
     """Mean negative log-likelihood per predicted token of each sequence, float64 (B,) on the CPU. Logits are read in float32."""
-    logits_BTV = model.logits(ids_BT)
     targets_BT = ids_BT.to(logits_BTV.device)
     rows = [  # one sequence at a time: the float32 copy and the log-softmax are as large as its logits
         functional.cross_entropy(logits_TV[:-1].float(), target_T[1:])
@@ -43,6 +42,9 @@ class Perplexity(Windowed):
         return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W})
 
     def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
-        nll_W = torch.cat([nll(model, ids_BT) for ids_BT in self.batches(ids_N)])
+        ids_WT = self.ids(ids_N)
+        logits = model.logits_of(ids_WT, self.batch_size)
+        batches = ids_WT.split(self.batch_size)
+        nll_W = torch.cat([nll(next(logits), ids_BT) for ids_BT in batches])  # one batch's logits at a time
         self.check_finite(nll_W, f"the {which} model's NLL", model, ids_N)
         return nll_W

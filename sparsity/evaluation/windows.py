@@ -6,7 +6,7 @@ the end is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -21,6 +21,7 @@ from ..datasets.tokens import windows
 class Windowed:
     reads_text: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
     seqlen: int  # tokens in a window
     windows: int | None  # the first so many windows; None: all
@@ -38,9 +39,9 @@ class Windowed:
     def check(self, ids_N: Tensor) -> None:
         windows(ids_N, self.seqlen, self.windows)
 
-    def batches(self, ids_N: Tensor) -> Iterator[Tensor]:
-        """The windows (B, T), B <= batch_size, in the order of the text."""
-        yield from windows(ids_N, self.seqlen, self.windows).split(self.batch_size)
+    def ids(self, ids_N: Tensor) -> Tensor:
+        """The windows (W, T), in the order of the text."""
+        return windows(ids_N, self.seqlen, self.windows)
 
     def measured(self, table: str, summary: Mapping[str, float], columns: Mapping[str, Tensor]) -> Measured:
         """A summary with the protocol, and a row for each window with its value (W,) of every column."""
@@ -54,7 +55,7 @@ class Windowed:
         """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""
         if not value_W.isfinite().all():
             first = int((~value_W.isfinite()).nonzero()[0])
-            ids_WT = windows(ids_N, self.seqlen, self.windows)
+            ids_WT = self.ids(ids_N)
             raise UserError(
                 f"{what} on evaluation window {first} is {value_W[first].item()}: expected a finite number. The "
                 f"first NaN or infinity comes out of {model.culprit(ids_WT[first][None])}. Try dtype=float32, or check its weights"

@@ -1,6 +1,7 @@
 """Where models come from, and how a Hugging Face model becomes blocks and layers: the only room that knows architectures."""
 
-from .decoder import Block, Call, Decoder, Linear
+from .blocks import Block, Linear
+from .decoder import Call, Decoder
 from .hub import Hub
 from .local import Local
 from .smollm2 import SmolLM2

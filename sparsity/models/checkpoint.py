@@ -7,14 +7,15 @@ draw it at random.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,11 +26,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
+from sparsity.models.files import INDEX, SINGLE, Files
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.packed import load_packed
+from sparsity.models.skeleton import skeleton
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +82,15 @@ def objection(config: PreTrainedConfig) -> str | None:
 
 
 def read(
-    place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model, at rest, and its tokenizer."""
+    place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, stream: bool, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Files | None]:
+    """The model, at rest, and its tokenizer. `stream`: the weights of its blocks stay in the files."""
     with quiet():
         tokenizer = _tokenizer(place, **options)
-        model = _model(place, config, dtype, **options)
-    return model, tokenizer
+        if stream:
+            files = _streamed(place, config, dtype, **options)
+            return files.model, tokenizer, files
+        return _model(place, config, dtype, **options), tokenizer, None
 
 
 def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
@@ -116,8 +122,7 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
         if (packed := Path(place) / PACKED).is_file():
             cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # the automatic class needs a place to look at
             model, found = cls.from_pretrained(None, state_dict=load_packed(packed), **options)
-            with suppress(OSError):  # not every checkpoint has one
-                model.generation_config = GenerationConfig.from_pretrained(place, local_files_only=True)
+            _generation(model, place, local_files_only=True)
         else:
             model, found = AutoModelForCausalLM.from_pretrained(place, **options)
     except OSError as err:
@@ -126,15 +131,69 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
         raise UserError(
             f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
         ) from err
-    if missing := {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}:
+    missing = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
+    _complete(place, model, missing, found["unexpected_keys"])
+    result: PreTrainedModel = model.eval().requires_grad_(False)
+    return result
+
+
+def _streamed(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any) -> Files:
+    """Where the weights of the blocks are, and the model without them."""
+    try:
+        paths = list(_safetensors(place, **options))
+        model = skeleton(config, dtype or config.dtype or _first_dtype(paths))
+        files = Files(model, paths)
+    except OSError as err:
+        raise UserError(f"{place}: got {first_line(err)}; expected {SINGLE} or shards; {CONVERT}") from err
+    except SafetensorError as err:
+        raise UserError(
+            f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
+        ) from err
+    if files.converted or model._get_dtype_plan(model.dtype):
+        what = f"{named(files.converted)} stored otherwise than" if files.converted else "more than one dtype, as"
+        raise UserError(
+            f"{place}: got {what} {type(model).__name__} computes with; expected weights that can be read one by one; leave "
+            f"model.stream=false"
+        )
+    _complete(place, model, files.missing, files.spare)
+    _generation(model, place, **options)
+    return files
+
+
+def _safetensors(place: str | Path, **options: Any) -> Iterator[Path]:
+    """The files with the weights: one, or those that the index names. Raises `OSError` where there is neither."""
+    if (single := cached_file(place, SINGLE, _raise_exceptions_for_missing_entries=False, **options)) is not None:
+        yield Path(single)
+        return
+    index = json.loads(Path(cached_file(place, INDEX, **options)).read_text("utf-8"))
+    for name in sorted(set(index["weight_map"].values())):
+        yield Path(cached_file(place, name, **options))
+
+
+def _first_dtype(paths: Iterable[Path]) -> torch.dtype:
+    """Of the first tensor with floating point: that of a checkpoint whose configuration says nothing."""
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                dtype: torch.dtype = file.get_tensor(name).dtype
+                if dtype.is_floating_point:
+                    return dtype
+    return torch.get_default_dtype()
+
+
+def _generation(model: PreTrainedModel, place: str | Path, **options: Any) -> None:
+    with suppress(OSError):  # not every checkpoint has one
+        model.generation_config = GenerationConfig.from_pretrained(place, **options)
+
+
+def _complete(place: str | Path, model: PreTrainedModel, missing: Collection[str], spare: Collection[str]) -> None:
+    if missing:
         raise UserError(
             f"{place}: got a checkpoint without {named(missing)}, or with other shapes; expected every weight of "
             f"{type(model).__name__}; the rest would be random, so mend the checkpoint or its config.json"
         )
-    if spare := found["unexpected_keys"]:
+    if spare:
         log.warning("%s: %s has no place for %s: left out", place, type(model).__name__, named(spare))
-    result: PreTrainedModel = model.eval().requires_grad_(False)
-    return result
 
 
 @contextmanager

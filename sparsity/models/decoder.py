@@ -1,9 +1,7 @@
 """A Hugging Face causal language model seen as embedding -> blocks -> head. Architectures are found, not listed.
 
-*Blocks* are the module list that the model iterates. *Linear layers* are found in them with `isinstance`, so subclasses count;
-GPT-2's Conv1D stores its weight transposed, and `Linear` is the one place that knows. A layer inside a module named *attn* or
-*attention* is attention, every other one is mlp. Tensors of a block that are no linear layer's weight (experts fused into one 3-D
-tensor, routers, convolutions) are listed in `unpruned`, never skipped in silence.
+What a block is, and what in it is pruned, says `blocks`. Tensors of a block that are no linear layer's weight (experts fused into
+one 3-D tensor, routers, convolutions) are listed in `unpruned`, never skipped in silence.
 
 *Calls* are recorded, never rebuilt by hand: the model itself runs with its blocks replaced by pass-throughs, and each block's own
 arguments are kept. Blocks may receive different ones: sliding windows (Gemma 2, Mistral, Qwen) or rotary tables (Gemma 3).
@@ -13,73 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
 
-from ..core import Layer, Role, Side, Site, UserError
+from ..core import Layer, Site, UserError
 from ..linalg import all_finite
-from .neurons import Shape, find_neurons
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear layer whose weight is seen as (O, I), whatever the storage order."""
-
-    module: nn.Module
-    transposed: bool
-
-    @property
-    def weight_OI(self) -> Tensor:
-        assert isinstance(self.module.weight, Tensor)
-        weight = self.module.weight.detach()
-        return weight.T if self.transposed else weight
-
-
-@dataclass(frozen=True)
-class Block:
-    index: int
-    name: str  # "model.layers.3"
-    module: nn.Module
-    linears: Mapping[Site, Linear]
-
-    def layer(self, site: Site) -> Layer:
-        return Layer(site, self.linears[site].weight_OI)
-
-    def part(self, name: str) -> nn.Module:
-        """A module of the block by its full name."""
-        return self.module.get_submodule(name.removeprefix(f"{self.name}."))
-
-    def width(self, site: Site, name: str, side: Side) -> int:
-        """How many numbers a token has on one side of a module that `site` taps."""
-        for other, linear in self.linears.items():
-            if other.name == name:
-                return linear.weight_OI.shape[side == "input"]
-        assert site.neurons is not None, f"{site} taps {name}, which is no layer of its block"
-        return site.neurons.count
-
-    @torch.no_grad()
-    def write(self, site: Site, weight_OI: Tensor) -> None:
-        self.linears[site].weight_OI.copy_(weight_OI)
-
-    @contextmanager
-    def on(self, device: torch.device) -> Iterator[None]:
-        """The block's weights on `device`, and back where they were afterwards."""
-        home = next(self.module.parameters()).device
-        self.module.to(device)
-        try:
-            yield
-        finally:
-            self.module.to(home)
+from .blocks import Block, Linear, find_block, find_blocks
+from .files import Files
 
 
 @dataclass(frozen=True)
@@ -120,12 +68,18 @@ class _Stop(Exception):
 class Decoder:
     """The model, its blocks, and the view of every weight as (O, I). Owns no text and has never heard of pruning."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None):
-        """`tokenizer` is for evaluators that read text of their own."""
-        self.model, self.tokenizer = model.eval(), tokenizer
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        files: Files | None = None,
+    ):
+        """`tokenizer` is for evaluators that read text of their own; `files`: where the blocks' weights are, if not in it."""
+        self.model, self.tokenizer, self.files = model.eval(), tokenizer, files
         name, modules = find_blocks(model)
         width = model.config.get_text_config(decoder=True).hidden_size
-        self.blocks = tuple(_block(i, f"{name}.{i}", module, width) for i, module in enumerate(modules))
+        homes = [files.home(f"{name}.{i}") if files else None for i in range(len(modules))]
+        self.blocks = tuple(find_block(i, f"{name}.{i}", module, width, homes[i]) for i, module in enumerate(modules))
         self.sites = tuple(site for block in self.blocks for site in block.linears)
         if not self.sites:
             raise UserError(
@@ -141,8 +95,7 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = next(self.model.parameters()).device
-        return device
+        return self.embedding_VE.device
 
     @property
     def embedding_VE(self) -> Tensor:
@@ -153,16 +106,38 @@ class Decoder:
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """The whole model on `device`, and back where it was afterwards."""
+        """The model on `device`, but for blocks that rest in files, and back where it was afterwards."""
         home = self.device
-        self.model.to(device)
+        self._move(device)
         try:
             yield
         finally:
-            self.model.to(home)
+            self._move(home)
+
+    def _move(self, device: torch.device) -> None:
+        self.model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
+
+    def block(self, index: int) -> Block:
+        """One of the blocks; the output head comes behind the last."""
+        return self.blocks[index] if index < len(self.blocks) else self.head_block
 
     def layer(self, site: Site) -> Layer:
-        return (self.blocks[site.block] if site.block < len(self.blocks) else self.head_block).layer(site)
+        """The weight is there while its block is at hand; its shape always is."""
+        return self.block(site.block).layer(site)
+
+    def layers(self, sites: Sequence[Site]) -> Iterator[Layer]:
+        """The layers of these sites, which are in the order of the model. Each is at hand until the next is asked for."""
+        for index, its in groupby(sites, key=lambda site: site.block):
+            with self.block(index).at_hand():
+                yield from map(self.block(index).layer, its)
+
+    def parameters(self) -> Iterator[dict[str, Tensor]]:
+        """All parameters by name, in the model's order: those of a block together, and at hand until the next are asked for."""
+        names = [name for name, _ in self.model.named_parameters()]
+        blocks = {f"{block.name}.{n}": block.index for block in self.blocks for n, _ in block.module.named_parameters()}
+        for index, its in groupby(names, key=blocks.get):
+            with nullcontext() if index is None else self.blocks[index].at_hand():
+                yield {name: self.model.get_parameter(name).detach() for name in its}
 
     @cached_property
     def head_block(self) -> Block:
@@ -185,6 +160,14 @@ class Decoder:
         """Next-token logits (B, T, V) of ids on any device."""
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
         return logits
+
+    def logits_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The same of many sequences, a batch at a time."""
+        return map(self.logits, ids_WT.split(batch_size))
+
+    def hidden_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        """The hidden states (B, T, I) behind the last block, likewise."""
+        return map(self.hidden, ids_WT.split(batch_size))
 
     @torch.no_grad()
     def hidden(self, ids_BT: Tensor) -> Tensor:
@@ -280,7 +263,8 @@ class Decoder:
             seen.append(block.module(hidden_BTI, *call.args, **call.kwargs))
             raise _Stop
 
-        self._run(torch.zeros(1, 2, dtype=torch.long), forward)
+        with self.blocks[0].on(self.device):
+            self._run(torch.zeros(1, 2, dtype=torch.long), forward)
         output = seen[0]
         return (lambda hidden: (hidden, *output[1:])) if isinstance(output, tuple) else (lambda hidden: hidden)
 
@@ -312,11 +296,12 @@ class Decoder:
 
     def check_finite(self) -> None:
         """Raise `UserError` naming the first tensor that holds a NaN or an infinity."""
-        for name, parameter in self.model.named_parameters():
-            if not all_finite(parameter):
-                raise UserError(
-                    f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?"
-                )
+        for named in self.parameters():
+            for name, parameter in named.items():
+                if not parameter.is_meta and not all_finite(parameter):
+                    raise UserError(
+                        f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?"
+                    )
 
     def fingerprint(self) -> str:
         """sha256 over the configuration and every parameter: what the dense model's results are filed under."""
@@ -327,44 +312,13 @@ class Decoder:
         ):  # where it lay and who saved it do not change what it computes
             config.pop(key, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        names, parameters = zip(*self.model.named_parameters(), strict=True)
         with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
-            for name, tensor, of_tensor in zip(names, parameters, pool.map(_digest, parameters), strict=True):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {of_tensor}".encode())
+            for named in self.parameters():
+                for (name, tensor), of_tensor in zip(named.items(), pool.map(_digest, named.values()), strict=True):
+                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {of_tensor}".encode())
         return digest.hexdigest()
 
 
 def _digest(tensor_N: Tensor) -> str:
     numbers = tensor_N.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.sha256(numbers.data).hexdigest()
-
-
-def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The outermost module list as long as the configuration says the model is deep.
-
-    Raises `UserError` with what was found, where that is not exactly one list.
-    """
-    lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
-    outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)}
-    depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    found = [(n, m) for n, m in outermost.items() if len(m) == depth]
-    if len(found) != 1:
-        seen = ", ".join(f"{n} ({len(m)} x {type(m[0]).__name__})" for n, m in outermost.items()) or "none"
-        raise UserError(
-            f"{type(model).__name__}: expected one list of {depth} decoder blocks; module lists found: {seen}. "
-            f"This architecture is not understood yet"
-        )
-    return found[0]
-
-
-def _block(index: int, name: str, module: nn.Module, width: int) -> Block:
-    linears: dict[str, Linear] = {}
-    shapes: dict[str, Shape] = {}
-    for path, child in module.named_modules():
-        if isinstance(child, nn.Linear | Conv1D):
-            role: Role = "attention" if any("attn" in p or "attention" in p for p in path.lower().split(".")) else "mlp"
-            linears[path] = Linear(child, isinstance(child, Conv1D))
-            shapes[path] = Shape(role, *linears[path].weight_OI.shape)
-    neurons = find_neurons(name, module, shapes, width)
-    sites = {path: Site(index, f"{name}.{path}", shapes[path].role, neurons.get(path)) for path in linears}
-    return Block(index, name, module, {sites[path]: linear for path, linear in linears.items()})

@@ -27,6 +27,7 @@ class Hub:
     name: str  # "owner/model", as the hub spells it
     revision: str | None  # a branch, tag or commit; None: the default branch as it is today
     trust_remote_code: bool
+    stream: bool
 
     def check(self) -> None:
         try:
@@ -35,6 +36,11 @@ class Hub:
             raise UserError(
                 f"got model.name={self.name!r}; expected owner/model, as the hub spells it; {first_line(err)}"
             ) from err
+        if self.stream and self.trust_remote_code:
+            raise UserError(
+                "got model.stream=true with model.trust_remote_code=true; expected one of them: what code that comes with a model "
+                "computes when it is loaded cannot be known here; leave one of them false"
+            )
         if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
             raise UserError(
                 f"got model.name={self.name}, which is also a path here; expected a name of the hub; "
@@ -56,9 +62,10 @@ class Hub:
                 f"{self.name}: got nothing from the hub ({reason}); expected the model to be there, or in the "
                 f"hub's cache on this machine; {self._advice(err)}"
             ) from err
-        model, tokenizer = read(self.name, config, dtype, revision=commit, trust_remote_code=self.trust_remote_code)
+        options = {"revision": commit, "trust_remote_code": self.trust_remote_code}
+        model, tokenizer, files = read(self.name, config, dtype, self.stream, **options)
         origin = {"source": "hub", "repo": self.name, "revision": commit}
-        return Loaded(model, tokenizer, self.name.rpartition("/")[2], origin)
+        return Loaded(model, tokenizer, self.name.rpartition("/")[2], origin, files)
 
     def _advice(self, err: BaseException) -> str:
         causes = tuple(_causes(err))

@@ -11,15 +11,15 @@ from transformers import PreTrainedConfig
 
 from sparsity.core import UserError
 from sparsity.models.checkpoint import CONVERT, configuration, first_line, named, read
+from sparsity.models.files import INDEX, SINGLE
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
-
-INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Local:
     path: str
+    stream: bool
 
     @property
     def folder(self) -> Path:
@@ -32,12 +32,17 @@ class Local:
             adapter = self._has("adapter_config.json")
             todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"
             raise UserError(f"{self.folder}: got no config.json; expected what `save_pretrained` writes; {todo}")
-        if not any(map(self._has, ("model.safetensors", INDEX, PACKED))):
+        if not any(map(self._has, (SINGLE, INDEX, PACKED))):
             pickled = named(path.name for path in self.folder.glob("*.bin"))
-            raise UserError(f"{self.folder}: got {pickled or 'no weights'}; expected model.safetensors; {CONVERT}")
+            raise UserError(f"{self.folder}: got {pickled or 'no weights'}; expected {SINGLE}; {CONVERT}")
         if absent := self._absent_shards():
             raise UserError(
                 f"{self.folder}: got {INDEX} but not {named(absent)}; expected every shard; copy or download the rest"
+            )
+        if self.stream and not any(map(self._has, (SINGLE, INDEX))):
+            raise UserError(
+                f"{self.folder}: got {PACKED}, which model.stream=true cannot read a block of; expected {SINGLE} or shards; "
+                f"leave it false, or name the folder that save=true wrote beside this one"
             )
         self._configuration()
 
@@ -46,15 +51,15 @@ class Local:
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
-        model, tokenizer = read(self.folder, self._configuration(), dtype, local_files_only=True)
-        return Loaded(model, tokenizer, self.folder.name, {"source": "local", "path": str(self.folder)})
+        model, tokenizer, files = read(self.folder, self._configuration(), dtype, self.stream, local_files_only=True)
+        return Loaded(model, tokenizer, self.folder.name, {"source": "local", "path": str(self.folder)}, files)
 
     def _has(self, name: str) -> bool:
         return (self.folder / name).is_file()
 
     def _absent_shards(self) -> set[str]:
         """Those that the index names and the folder lacks; none where one file holds everything."""
-        if self._has("model.safetensors") or self._has(PACKED):
+        if self._has(SINGLE) or self._has(PACKED):
             return set()
         index = json.loads((self.folder / INDEX).read_text("utf-8"))
         return {name for name in set(index["weight_map"].values()) if not self._has(name)}

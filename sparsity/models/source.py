@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .files import Files
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,16 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     name: str  # short, for tables and file names: "SmolLM2-135M-Instruct"
     origin: Mapping[str, str]  # what result.json pins: enough to get the same model again
+    files: Files | None = None  # where the weights of its blocks rest, if not in the model
 
 
 @runtime_checkable
 class ModelSource(Protocol):
+    @property
+    def stream(self) -> bool:
+        """Whether the blocks stay in their files, from which each is read when it is worked on."""
+        ...
+
     def check(self) -> None:
         """Raise `UserError` for what can be seen without a network and without weights: a bad path, a bad name."""
         ...
@@ -40,6 +48,8 @@ class ModelSource(Protocol):
 @dataclass(frozen=True)
 class Itself:
     """In the place of a reference: the model is compared with what it was before pruning."""
+
+    stream: ClassVar[bool] = False
 
     def check(self) -> None:
         """Nothing can be wrong with it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -26,6 +27,8 @@ CHAT = (
 
 @dataclass(frozen=True)
 class Tiny:
+    stream: ClassVar[bool] = False  # there is no file
+
     seed: int
     hidden_size: int
     num_blocks: int

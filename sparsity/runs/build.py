@@ -108,6 +108,29 @@ def _class(target: str) -> type:
     return cls
 
 
+def check_streams(parts: Parts, packed: bool) -> None:
+    """Refuse what needs the whole of a model that is read block by block."""
+    read = [name for name in ("model", "reference") if getattr(parts, name).stream]
+    if not read:
+        return
+    for name, evaluator in parts.evaluation.items():
+        if not evaluator.streams:
+            raise UserError(
+                f"evaluation {name} runs whole models, and {read[0]}.stream=true leaves its blocks in their files: expected "
+                f"evaluations over windows (perplexity, divergence). Add save=true, and evaluate the checkpoint where it fits"
+            )
+    if parts.model.stream and not parts.allocation.streams:
+        raise UserError(
+            f"allocation {parts.allocation} runs the whole model many times, and model.stream=true leaves its blocks in their "
+            f"files: expected an allocation that sees one block at a time. Use allocation=uniform or allocation=owl"
+        )
+    if parts.model.stream and packed:
+        raise UserError(
+            "packed=true holds the whole model, and model.stream=true leaves its blocks in their files: expected one of them. "
+            "Pack the saved checkpoint where it fits: method=dense model=local save=true packed=true"
+        )
+
+
 def build(parts: Mapping[str, Any]) -> Parts:
     """The components, constructed once. What a constructor raises is raised as it said it."""
     try:

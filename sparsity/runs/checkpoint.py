@@ -45,7 +45,7 @@ def save(
     """
     try:
         with store.writing(FOLDER) as path, quiet():
-            loaded.model.save_pretrained(path)
+            (loaded.files.save if loaded.files else loaded.model.save_pretrained)(path)
             loaded.tokenizer.save_pretrained(path)
             (path / "README.md").write_text(model_card(loaded, result, config), encoding="utf-8")
             found = manifest(decoder, sites, result, config, path)
@@ -67,8 +67,7 @@ def manifest(
     """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
     in_file = {name: tensor.numel() - int(tensor.count_nonzero()) for name, tensor in _stored(folder)}
     layers = {}
-    for site in sites:
-        weight_OI = decoder.layer(site).weight_OI
+    for site, weight_OI in ((layer.site, layer.weight_OI) for layer in decoder.layers(sites)):
         # the file may name a weight otherwise than the model does; such a layer says that it was not counted there
         zeros, counted = int((weight_OI == 0).sum()), in_file.get(f"{site.name}.weight")
         if counted not in (zeros, None):

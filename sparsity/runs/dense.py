@@ -20,7 +20,7 @@ class Dense:
 
     def __init__(self, loaded: Loaded):
         self.loaded = loaded
-        self.decoder = Decoder(loaded.model, loaded.tokenizer)
+        self.decoder = Decoder(loaded.model, loaded.tokenizer, loaded.files)
         self._ids: dict[str, Tensor] = {}
 
     @cached_property
@@ -36,7 +36,7 @@ class Dense:
 
 
 class Held:
-    """The model of a sweep's last point. It is restored from a copy of its dense weights, not loaded again.
+    """The model of a sweep's last point. It is restored from a copy of its dense weights, or from its files, not loaded again.
 
     A model that is not what it was to the last bit after that is loaded again, which a line of the log says.
     """
@@ -55,12 +55,16 @@ class Held:
             log.warning("%s could not be restored for this point: loading it again", self._dense.loaded.name)
         self._key, self._dense, self._weights = None, None, {}  # two models need not fit
         dense = Dense(load())
-        weights = {name: p.detach().clone() for name, p in dense.loaded.model.named_parameters()}
+        copied = {} if dense.loaded.files else dict(dense.loaded.model.named_parameters())
+        weights = {name: p.detach().clone() for name, p in copied.items()}
         _ = dense.fingerprint
         self._key, self._dense, self._weights = key, dense, weights
         return dense
 
     @torch.no_grad()
     def _restore(self, dense: Dense) -> None:
+        if dense.loaded.files:
+            dense.loaded.files.restore()
+            return
         for name, parameter in dense.loaded.model.named_parameters():
             parameter.copy_(self._weights[name])

@@ -83,6 +83,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, except on macOS
 
 
+def resident() -> int:
+    """Resident memory of this process in bytes, now."""
+    held: int = psutil.Process().memory_info().rss
+    return held
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

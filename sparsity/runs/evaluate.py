@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..core import Evaluator, Measured, UserError
+from ..core import Evaluator, Measured, Model, UserError
+from ..evaluation import Walked
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..models.cache import stamps
 from .cache import Cache, content_hash
@@ -51,7 +52,7 @@ def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torc
 
     def answer(evaluator: Evaluator) -> Mapping[str, Tensor]:
         with decoder.on(device):
-            return evaluator.reference(decoder, ids_N)
+            return evaluator.reference(seen(decoder), ids_N)
 
     found: dict[str, Mapping[str, Tensor]] = {}
     for name, evaluator in evaluators.items():
@@ -74,4 +75,9 @@ def compare(
 ) -> dict[str, Measured]:
     """What each evaluator finds of the pruned model."""
     with decoder.on(device):
-        return {name: evaluator.compare(decoder, ids_N, dense[name]) for name, evaluator in evaluators.items()}
+        return {name: evaluator.compare(seen(decoder), ids_N, dense[name]) for name, evaluator in evaluators.items()}
+
+
+def seen(decoder: Decoder) -> Model:
+    """The model as evaluators see it."""
+    return Walked(decoder) if decoder.files else decoder

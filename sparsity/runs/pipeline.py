@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,21 +27,23 @@ from ..models import Decoder
 from ..models.cache import stamps
 from . import checkpoint, console
 from .allocating import allocate
-from .build import build, check_targets, components, targets
+from .build import build, check_streams, check_targets, components, targets
 from .dense import Dense, Held
-from .environment import environment, peak_memory
+from .environment import environment, peak_memory, resident
 from .evaluate import compare, references, referred
 from .groups import SHARED
 from .job import Clock, Job, Place
 from .key import run_key
 from .preview import preview
 from .pruning import prune
+from .resources import Needed, needed, rate
 from .settings import read, resolve_device
 from .store import ENVIRONMENT, JOURNAL, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
 from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
+BEFORE = resident()  # what the program holds without a model
 
 
 def run(config: DictConfig, place: Place, held: Held | None = None) -> tuple[dict[str, Any], Path]:
@@ -52,15 +54,16 @@ def run(config: DictConfig, place: Place, held: Held | None = None) -> tuple[dic
     job = prepare(config, place)
     if job.settings.plan:
         decoder = _dense(job, held).decoder
-        preview(job.settings, job.parts, decoder, _plan(job, decoder))
+        the_plan = _plan(job, decoder)
+        preview(job.settings, job.parts, decoder, the_plan, _told(job, decoder, _needed(job, decoder, the_plan)))
         return {}, place.folder
     done = None if job.settings.rerun else find_finished(place.finished, job.key)
     if done is not None:
         console.say("finished earlier, not repeated (rerun=true repeats it)")
         result = RunStore(done).result or {}
     else:
-        with _claimed(job) as job, Watch(job.parts.tracker) as watch:
-            result, done = _run(job, watch, held), job.place.folder
+        with _claimed(job) as job, Watch(job.parts.tracker) as watch, _scratch(job) as scratch:
+            result, done = _run(job, watch, held, scratch), job.place.folder
     console.table(result, done)
     return result, done
 
@@ -80,6 +83,7 @@ def prepare(config: DictConfig, place: Place) -> Job:
             console.say(f"method={place.choices['method']} does not read {group}: {' '.join(asked)} changes nothing")
     if settings.packed and not settings.save:
         raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
+    check_streams(parts, settings.packed)
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
@@ -92,14 +96,17 @@ def prepare(config: DictConfig, place: Place) -> Job:
     return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
 
 
-def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
+def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dict[str, Any]:
+    """`scratch`: where the blocks that have changed are kept, if they do not stay in memory."""
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     settings, parts, store, clock = job.settings, job.parts, job.store, Clock()
     with clock("load"), console.busy("loading"):
         dense = _dense(job, held)
         loaded, decoder = dense.loaded, dense.decoder
+        if loaded.files and scratch:
+            loaded.files.keep_in(scratch)
         the_plan = _plan(job, decoder)
-        if settings.save:
+        if settings.save or scratch:
             store.check_space(checkpoint.size(loaded))
         calibrates = the_plan.last >= 0
         ids_BT = _calibration_ids(job, dense) if calibrates or parts.allocation.measurement is not None else None
@@ -107,6 +114,9 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
             evaluator.check(ids_N)
+    need = _needed(job, decoder, the_plan, ids_N.numel())
+    for line in _told(job, decoder, need):
+        console.say(line)
     for name, shape in decoder.unpruned.items():
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
     leakage = _leakage(ids_BT, ids_N) if asked and ids_BT is not None else None
@@ -157,6 +167,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
+        "needed": {"memory_bytes": BEFORE + need.memory, "disk_bytes": sum(need.disk.values())},
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
         "mask_sha256": keep_sha256,
     }
@@ -211,6 +222,15 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
     )
 
 
+def _needed(job: Job, decoder: Decoder, the_plan: Plan, tokens: int = 0) -> Needed:
+    evaluators, stream = job.parts.evaluation.values(), job.parts.model.stream
+    return needed(job.settings, decoder, the_plan, evaluators, tokens, stream)
+
+
+def _told(job: Job, decoder: Decoder, need: Needed) -> Iterator[str]:
+    return need.told(BEFORE, rate(job.device, decoder.embedding_VE.dtype))
+
+
 @contextmanager
 def _claimed(job: Job) -> Iterator[Job]:
     """The job with a folder that is its own to write: that of the same run, interrupted, or the one that it was given."""
@@ -236,6 +256,12 @@ def _claimed(job: Job) -> Iterator[Job]:
         yield job
 
 
+@contextmanager
+def _scratch(job: Job) -> Iterator[Path | None]:
+    with job.store.scratch() if job.parts.model.stream else nullcontext() as folder:
+        yield folder
+
+
 def _calibration_ids(job: Job, dense: Dense) -> Tensor:
     calibration = job.settings.calibration
     generator = torch.Generator().manual_seed(calibration.seed)
@@ -257,7 +283,7 @@ def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
 def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
     weights = sum(row["rows"] * row["columns"] for row in rows)
-    zeros = weights - sum(int(decoder.layer(site).weight_OI.count_nonzero()) for site in sites)
+    zeros = weights - sum(int(layer.weight_OI.count_nonzero()) for layer in decoder.layers(sites))
     asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in rows) / weights
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 

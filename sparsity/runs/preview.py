@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from rich.table import Table
 
@@ -11,11 +12,12 @@ from ..engine import Plan
 from ..models import Decoder
 from .build import Parts
 from .console import console, say
-from .resources import memory
 from .settings import Settings
 
 
-def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> None:
+def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:
+    """`told`: what it will need."""
+
     def kind(site: Site) -> tuple[str, str, str, str]:
         shape = " x ".join(map(str, decoder.layer(site).weight_OI.shape))
         if site.role == "head":
@@ -45,9 +47,7 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan) -> N
         say(f"allocation   {parts.allocation}: measured in the run; what is asked above is the mean")
     for name, evaluator in parts.evaluation.items():
         say(f"evaluation   {name}: {evaluator}")
-    say(
-        "memory       "
-        + ", ".join(f"{what} {held / 2**20:,.1f} MiB" for what, held in memory(settings, decoder, plan).items())
-    )
+    for line in told:
+        say(line)
     for name, shape in decoder.unpruned.items():
         say(f"not pruned   {name} {shape}: no linear layer's weight")

@@ -66,11 +66,14 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
             with clock("journal"):
                 tables()
                 if job.settings.journal:
-                    weights = {site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps}
                     seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune", "refine")}
-                    journal.put(
-                        block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), stream.carried
-                    )
+                    with block.at_hand():
+                        weights = {
+                            site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps
+                        }
+                        journal.put(
+                            block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), stream.carried
+                        )
             keeps.clear()
         with clock("prune"):
             yield from prune_head(plan, stream.device)
@@ -85,9 +88,10 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         resumed: list[int] = []
         for block in stream.blocks[:done]:
             was = journal.block(block.index)
-            for site in block.linears:
-                if site.name in was.weights:
-                    block.write(site, was.weights[site.name])
+            with block.at_hand():
+                for site in block.linears:
+                    if site.name in was.weights:
+                        block.write(site, was.weights[site.name])
             for row in was.rows:
                 add(row, was.keeps[row["name"]])
             note(block, was.refined)

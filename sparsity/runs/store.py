@@ -97,6 +97,16 @@ class RunStore:
             else:
                 path.unlink(missing_ok=True)
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty folder, removed at the end."""
+        path = self.folder / f".scratch.{uuid.uuid4().hex[:8]}"
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
     def text(self, name: str, content: str) -> None:
         with self.writing(name) as path:
             path.write_text(content, encoding="utf-8")

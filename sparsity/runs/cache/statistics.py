@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from ...core import Folded, Site, Stats, Tap
+from ...models.blocks import Block
 from ...models.cache import held
-from ...models.decoder import Block, Decoder
+from ...models.decoder import Decoder
 from ...stream import BlockStream, Needs, Passage, Stream, collect
 from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, touch, writable

@@ -1,0 +1,54 @@
+"""A model that is read block by block, as an evaluator sees it: all sequences move through a block together, then through the head
+one batch at a time, so that every block is read once. Memory: one block, the hidden states of all sequences, the logits of a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models import Decoder
+from ..stream import BlockStream
+
+
+class Walked:
+    """See `core.Model`; for evaluators that `streams` is true of."""
+
+    def __init__(self, decoder: Decoder):
+        self._decoder = decoder
+        self.model: Any = decoder.model
+        self.tokenizer: Any = decoder.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self._decoder.device
+
+    def logits(self, ids_BT: Tensor) -> Tensor:
+        return next(self.logits_of(ids_BT, len(ids_BT)))
+
+    def logits_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        hidden = self.hidden_of(ids_WT, batch_size)
+        for ids_BT, hidden_BTI in zip(ids_WT.split(batch_size), hidden, strict=True):
+            yield self._decoder.head(ids_BT, hidden_BTI)
+
+    def hidden_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+        stream = BlockStream(
+            self._decoder, ids_WT, batch_size=batch_size, propagate="pruned", device=self.device, text="evaluation"
+        )
+        for block in stream.blocks:
+            with block.on(stream.device):
+                stream.advance(block)
+        yield from stream.hidden
+
+    def outside(self) -> Mapping[str, Tensor]:
+        return self._decoder.outside()
+
+    def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self._decoder.head(ids_BT, hidden_BTI, outside)
+
+    def culprit(self, ids_BT: Tensor) -> str:
+        """Its blocks put out nothing but finite numbers: the walk looks at them."""
+        return "its head"
