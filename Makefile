@@ -20,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench bench-sweep dashboard test-cuda test-faults test-launchers lock clean
+.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-memory dashboard test-cuda test-faults test-launchers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,9 @@ bench: .venv/.stamp  ## what each corrector and method costs, in matrix products
 
 bench-sweep: .venv/.stamp  ## what a grid costs when its points share a calibration; needs an idle machine
 	@$(bin)/python -m experiments.bench.sweep
+
+bench-memory: .venv/.stamp  ## peak memory by depth, block by block and whole; MEMORY="--llama-7b" or "--llama-70b" for others
+	@$(bin)/python -m experiments.bench.memory $(MEMORY)
 
 dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
 	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1

@@ -33,7 +33,13 @@ from ..models import Decoder
 from ..stream import Needs, now
 from .settings import Calibration, Settings
 
-WORK, FACTORS, COPIES = 4, 2, 2  # measured: tests/test_resources.py holds the sum to what a process takes
+# Measured: tests/test_resources.py holds the sum to what a process takes.
+WORK, FACTORS, COPIES = (
+    8,
+    2,
+    2,
+)  # a score, its order and a few copies; a Cholesky factor and its inverse; parts and the whole
+PROGRAM = 40 * 2**20  # bytes of code that is imported on the way
 FILES = 2**30  # bytes that are read or written in a second: assumed
 RATED = 1024  # rows and columns of the product by which a machine is measured
 
@@ -53,8 +59,8 @@ class Needed:
 
     @property
     def memory(self) -> int:
-        """Bytes at the peak, beside those of the program itself."""
-        return sum(self.model.values()) + sum(self.stages[self.most].values())
+        """Bytes at the peak, beside those that the program holds when it starts."""
+        return PROGRAM + sum(self.model.values()) + sum(self.stages[self.most].values())
 
     def seconds(self, rate: float) -> float:
         """At so many operations a second."""
@@ -62,7 +68,7 @@ class Needed:
 
     def told(self, before: int, rate: float) -> Iterator[str]:
         """For people. `before`: bytes that the program holds without a model."""
-        held = {"program": before, **self.model, **self.stages[self.most]}
+        held = {"program": before + PROGRAM, **self.model, **self.stages[self.most]}
         yield f"will need about {_size(before + self.memory)} of memory, most of it to {self.most}: {_listed(held)}"
         yield f"and about {_size(sum(self.disk.values()))} of disk: {_listed(self.disk) or 'tables'}"
         yield (

@@ -18,6 +18,7 @@ from pathlib import Path
 from blocks import BLOCKS
 from mutant import Mutant
 from refinements import REFINEMENTS
+from streaming import STREAMING
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
@@ -334,6 +335,7 @@ MUTANTS = (
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
     *REFINEMENTS,
     *BLOCKS,
+    *STREAMING,
 )
 
 

@@ -1,0 +1,28 @@
+"""Mutants of models that are read block by block, and of the plan of what a run needs."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+FILES, STREAMED = "sparsity/models/files.py", "tests/test_streamed.py"
+RESOURCES, PLANNED = "sparsity/runs/resources.py", "tests/test_resources.py"
+
+STREAMING = (
+    Mutant(
+        "a changed block is forgotten", FILES, "            if self._touched:\n", "            if False:\n", STREAMED
+    ),
+    Mutant(
+        "every block is written",
+        FILES,
+        "        self._touched = False\n        try",
+        "        self._touched = True\n        try",
+        STREAMED,
+    ),
+    Mutant("the checkpoint's dtype is kept", FILES, ".to(self._blank[name].dtype)", "", STREAMED),
+    Mutant("a changed block is not restored", FILES, "        self._written.clear()\n", "", STREAMED),
+    Mutant("a pruned head is not restored", FILES, "        self._load_outside()\n", "", STREAMED),
+    Mutant("the dense block is saved", FILES, "if block in self._written:", "if False:", STREAMED),
+    Mutant("no prefix is added", FILES, "converters, *prefix)", "converters)", STREAMED),
+    Mutant("equal inputs are counted apart", RESOURCES, "if key in seen:", "if False:", PLANNED),
+    Mutant("pruned blocks are run once", RESOURCES, '== "dense" else 2 +', '== "dense" else 1 +', PLANNED),
+)

@@ -1,0 +1,158 @@
+"""What a run says it will need: known arithmetic for a known shape, and what a process then takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from commands import MEASURED, SMALL, command, run
+from composing import assembled, compose
+
+from experiments.bench.memory import LLAMA_70B, Run, llama, write
+from experiments.bench.memory import run as measured
+from sparsity.engine import Plan, plan
+from sparsity.models import Decoder
+from sparsity.models.skeleton import skeleton
+from sparsity.runs.resources import FACTORS, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
+from sparsity.runs.settings import read
+
+WIDTH, INNER, BLOCKS, VOCABULARY = 8192, 28672, 80, 32000
+LAYERS = 2 * WIDTH**2 + 2 * WIDTH * 1024 + 3 * WIDTH * INNER  # q and o, k and v of 8 heads, gate, up and down
+BLOCK = 2 * (LAYERS + 2 * WIDTH)  # bytes, with two norms
+OUTSIDE = 2 * (2 * VOCABULARY * WIDTH + WIDTH)  # embeddings, head, norm
+GRAMS = 4 * (3 * WIDTH**2 + INNER**2)  # of q, k and v; of o; of gate and up; of down
+
+
+@pytest.fixture(scope="module")
+def llama_70b() -> Decoder:
+    return Decoder(skeleton(LLAMA_70B, torch.bfloat16))
+
+
+def asked(decoder: Decoder, *words: str, tokens: int = 0, stream: bool = True) -> tuple[Plan, Needed]:
+    words = ("calibration=paper", *words)
+    parts = assembled(*words)
+    the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, refinement=parts.refine)
+    return the_plan, needed(read(compose(*words)), decoder, the_plan, parts.evaluation.values(), tokens, stream)
+
+
+def test_the_shapes_of_llama_70b(llama_70b):
+    of = shapes(llama_70b)
+    assert (of.block, of.outside, of.blocks) == (BLOCK, OUTSIDE, BLOCKS * BLOCK)
+    assert (of.linear, of.layer, of.vocabulary) == (LAYERS, WIDTH * INNER, VOCABULARY)
+    assert of.weights == 2 * 68_976_648_192  # its parameters, as its card says
+
+
+def test_the_statistics_of_a_block_of_llama_70b(llama_70b):
+    the_plan, need = asked(llama_70b, "method=sparsegpt")
+    calibration = read(compose("calibration=paper")).calibration
+    assert statistics(calibration, llama_70b, the_plan.needs) == dict.fromkeys(range(BLOCKS), GRAMS)
+    assert need.stages["prune"]["statistics"] == GRAMS
+    _, vectors = asked(llama_70b, "method=wanda")
+    assert vectors.stages["prune"]["statistics"] < GRAMS / 1000
+    _, nothing = asked(llama_70b, "method=magnitude")
+    assert nothing.stages["prune"]["statistics"] == nothing.stages["prune"]["hidden states"] == 0
+
+
+@pytest.mark.parametrize(
+    "words,copies",
+    [
+        ((), 1),
+        (("calibration.propagate=dense",), 2),
+        (("refine=block", "refine.target=own"), 2),
+        (("refine=block", "refine.target=dense"), 3),
+    ],
+)
+def test_hidden_states_are_counted_as_often_as_they_are_held(llama_70b, words, copies):
+    _, need = asked(llama_70b, "method=wanda", *words)
+    assert need.stages["prune"]["hidden states"] == copies * 2 * 128 * 2048 * WIDTH
+
+
+def test_memory_is_the_model_and_the_hungriest_stage(llama_70b):
+    _, need = asked(llama_70b, "method=sparsegpt")
+    stages = {stage: sum(held.values()) for stage, held in need.stages.items()}
+    assert need.memory == PROGRAM + OUTSIDE + BLOCK + max(stages.values())
+    assert stages[need.most] == max(stages.values())
+    assert need.stages["prune"]["work"] == 4 * WORK * WIDTH * INNER + FACTORS * 4 * INNER**2
+    _, whole = asked(llama_70b, "method=sparsegpt", stream=False)
+    assert whole.memory - need.memory == (BLOCKS - 1) * BLOCK
+
+
+def test_memory_read_block_by_block_does_not_know_the_depth():
+    found = []
+    for blocks in (2, 5):
+        decoder = Decoder(skeleton(llama(blocks, 64, 128, 4, 96), torch.float32))
+        found.append([asked(decoder, "method=sparsegpt", stream=stream)[1].memory for stream in (True, False)])
+    assert found[0][0] == found[1][0]
+    assert found[0][1] < found[1][1]
+
+
+def test_disk_by_what_is_kept(llama_70b):
+    _, need = asked(llama_70b, "method=wanda", "journal=false", "save=true")
+    assert need.disk == {"checkpoint": OUTSIDE + BLOCKS * BLOCK, "changed blocks": 0, "journal": 0, "statistics": 0}
+    _, need = asked(llama_70b, "method=wanda", "journal=false")
+    assert need.disk["changed blocks"] == BLOCKS * BLOCK
+    _, need = asked(llama_70b, "method=wanda", stream=False)
+    pruned, hidden = BLOCKS * LAYERS, 2 * 128 * 2048 * WIDTH
+    assert need.disk["journal"] == 2 * pruned + pruned // 8 + 2 * hidden  # weights, bits, states in front and behind
+    _, need = asked(llama_70b, "method=sparsegpt", "calibration.propagate=dense", stream=False)
+    assert need.disk["statistics"] == BLOCKS * GRAMS
+
+
+def test_operations_of_passes_grams_and_evaluation(llama_70b):
+    n, window = 128 * 2048, 2 * LAYERS + 4 * 2048 * WIDTH
+    evaluation = ("evaluation=wikitext2_2048", "evaluation.perplexity.windows=4")
+    _, need = asked(llama_70b, "method=sparsegpt", *evaluation)
+    assert need.operations["calibration"] == 2 * n * BLOCKS * window
+    assert need.operations["statistics"] == n * BLOCKS * GRAMS // 4
+    assert need.operations["evaluation"] == 2 * 4 * 2048 * (BLOCKS * window + 2 * VOCABULARY * WIDTH)
+    _, few = asked(llama_70b, "method=sparsegpt", *evaluation, tokens=2 * 2048)
+    assert few.operations["evaluation"] == need.operations["evaluation"] / 2  # the text has two windows
+    assert need.seconds(2e12) > need.seconds(4e12) > 0
+
+
+def test_the_rate_is_a_rate():
+    assert rate(torch.device("cpu"), torch.float32) > 1e8
+
+
+@pytest.mark.usefixtures("work")
+def test_a_run_says_it_before_it_starts_and_a_plan_too():
+    found = run(*MEASURED, "method=sparsegpt")
+    assert found.result["needed"]["memory_bytes"] > 2**26
+    for words in ((), ("plan=true",)):
+        ended = command(*SMALL, *MEASURED, "method=sparsegpt", "rerun=true", *words)
+        for said in ("will need about", "of memory", "of disk", "TFLOP", "GFLOP/s"):
+            assert said in ended.out
+
+
+# --- what a process takes ---------------------------------------------------------------------------------------------
+
+RUNS = {
+    "8 streamed": (8, "model.stream=true", "method=wanda", "save=true"),
+    "32 streamed": (32, "model.stream=true", "method=wanda", "save=true"),
+    "32 whole": (32, "model.stream=false", "method=wanda", "save=true"),
+    "8 streamed, sparsegpt": (8, "model.stream=true", "method=sparsegpt"),
+}
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """Of processes, by name."""
+    folder: Path = tmp_path_factory.mktemp("models")
+    models = {n: write(folder / str(n), llama(n, 768, 2048, 12, 8192), torch.float32) for n in (8, 32)}
+    return {name: measured(models[blocks], 64, *words) for name, (blocks, *words) in RUNS.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_process_takes_what_it_said_within_a_fifth(peaks, name):
+    print(peaks[name])
+    assert peaks[name].needed == pytest.approx(peaks[name].peak, rel=0.2)
+
+
+@pytest.mark.slow
+def test_the_peak_does_not_grow_with_depth(peaks):
+    """Four times as many blocks: 21 MiB each, which a whole model holds."""
+    growth = peaks["32 streamed"].peak - peaks["8 streamed"].peak
+    assert growth < 0.05 * peaks["8 streamed"].peak
+    assert peaks["32 whole"].peak > peaks["32 streamed"].peak + 12 * 21 * 2**20
