@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import architectures as zoo
 import pytest
 import torch
 from checkpoints import TINY, edited, pickled, same, save, tied
@@ -26,7 +27,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
-from sparsity.models import Local, Tiny
+from sparsity.models import Decoder, Local, Tiny
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -136,11 +137,14 @@ def test_a_folder_is_refused_by_its_check(tmp_path: Path, harm: Callable[[Path],
         (without_tokenizer, "no usable tokenizer"),
     ],
 )
-def test_a_folder_is_refused_when_it_is_read(tmp_path: Path, harm: Callable[[Path], Any], says: str) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_folder_is_refused_when_it_is_read(
+    tmp_path: Path, harm: Callable[[Path], Any], says: str, stream: bool
+) -> None:
     folder = save(TINY.load(None), tmp_path)
     harm(folder)
     with pytest.raises(UserError, match=says) as error:
-        Local(str(folder), stream=False).load(None)
+        Local(str(folder), stream).load(None)
     assert "expected" in str(error.value)
 
 
@@ -151,10 +155,11 @@ def test_an_untied_head_must_be_in_the_checkpoint(tmp_path: Path) -> None:
         Local(str(folder), stream=False).load(None)
 
 
-def test_a_weight_without_a_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_weight_without_a_place_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, stream: bool) -> None:
     folder = save(TINY.load(None), tmp_path)
     save_file(load_file(folder / "model.safetensors") | {"spare": torch.ones(1)}, folder / "model.safetensors")
-    Local(str(folder), stream=False).load(None)
+    Local(str(folder), stream).load(None)
     assert "no place for spare" in caplog.text
 
 
@@ -209,3 +214,23 @@ def test_a_model_that_sees_pictures_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"never read")
     with pytest.raises(UserError, match="got ViTConfig, for which transformers has no causal language model"):
         Local(str(tmp_path), stream=False).check()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_model_whose_blocks_stay_in_their_files_is_the_same(tmp_path: Path, dtype: torch.dtype | None) -> None:
+    folder = save(TINY.load(torch.float16), tmp_path)
+    before = torch.get_rng_state()
+    whole, streamed = (Local(str(folder), stream).load(dtype) for stream in (False, True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert whole.files is None
+    assert tied(streamed)
+    assert whole.model.dtype == streamed.model.dtype == (dtype or torch.float16)
+    assert Decoder(whole.model).fingerprint() == Decoder(streamed.model, files=streamed.files).fingerprint()
+    assert whole.model.generation_config == streamed.model.generation_config
+
+
+def test_experts_that_are_stored_one_by_one_cannot_be_streamed(tmp_path: Path) -> None:
+    zoo.build(zoo.mixtral()).save_pretrained(tmp_path)
+    TINY.load(None).tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"experts\.0\.w1\.weight.* stored otherwise than .* model\.stream=false"):
+        Local(str(tmp_path), stream=True).load(None)

@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from transformers import AutoConfig, dynamic_module_utils
 
 from sparsity.core import UserError
-from sparsity.models import Hub
+from sparsity.models import Decoder, Hub
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -74,6 +74,18 @@ def test_the_hub_reads_its_cache_and_pins_the_commit() -> None:
     loaded = Hub("owner/model", None, False, False).load(None)
     assert same(loaded, TINY.load(None))
     assert (loaded.name, dict(loaded.origin)) == ("model", {"source": "hub", "repo": "owner/model", "revision": COMMIT})
+
+
+@pytest.mark.usefixtures("cached")
+def test_the_blocks_of_a_model_of_the_hub_may_stay_in_its_cache() -> None:
+    whole, streamed = (Hub("owner/model", None, False, stream).load(None) for stream in (False, True))
+    assert whole.origin == streamed.origin
+    assert Decoder(streamed.model, files=streamed.files).fingerprint() == Decoder(whole.model).fingerprint()
+
+
+def test_code_that_comes_with_a_model_does_not_stream() -> None:
+    with pytest.raises(UserError, match=r"model\.stream=true with model\.trust_remote_code=true"):
+        Hub("owner/model", None, True, True).check()
 
 
 def test_pickled_weights_of_the_hub_are_not_opened(cached: Path) -> None:

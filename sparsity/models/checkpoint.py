@@ -88,6 +88,7 @@ def read(
     with quiet():
         tokenizer = _tokenizer(place, **options)
         if stream:
+            options.pop("trust_remote_code", None)  # no such code is run here
             files = _streamed(place, config, dtype, **options)
             return files.model, tokenizer, files
         return _model(place, config, dtype, **options), tokenizer, None

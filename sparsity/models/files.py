@@ -57,7 +57,8 @@ class Files:
         inside = {name for home in self._homes.values() for name in home.names}
         self._outside = [name for name in self._blank if name not in inside]
         self.missing = self._load_outside()
-        self._stored = {name: _stored(model, name, blank) for name, blank in self._blank.items()}
+        plain = {} if self.converted else self._blank
+        self._stored = {name: _stored(model, name, blank) for name, blank in plain.items()}
 
     def _find(self, paths: Iterable[Path]) -> dict[str, Place]:
         transforms = get_model_conversion_mapping(self.model)

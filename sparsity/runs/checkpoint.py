@@ -97,7 +97,10 @@ def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a saved checkpoint, one at a time."""
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
-            yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (not a mapping)
+            names = [*file.keys()]
+        for name in names:  # opened for each: what was read of a mapped file stays resident until it is closed
+            with safe_open(shard, framework="pt") as file:
+                yield name, file.get_tensor(name)
 
 
 def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ or, read block by block, what is outside its blocks and b) and what the hungries
                model's are carried along; e n for each output of a block's layers; a byte for each weight of the block, its mask;
                WORK float32 numbers for each weight of the largest layer, and FACTORS times its largest statistic, to compute with;
                the journal of the block before
+    refine     TUNED float32 numbers for each weight of the block (a copy, its gradient, Adam's two, the best so far, the mask), the
+               hidden states and the journal
     journal    the block and the hidden states, COPIES times while a file is made of them
     evaluate   the logits of a batch, and in float32, twice, of a sequence; e I for each token of the text whose states are kept
 
@@ -39,6 +41,7 @@ WORK, FACTORS, COPIES = (
     2,
     2,
 )  # a score, its order and a few copies; a Cholesky factor and its inverse; parts and the whole
+TUNED = 6
 PROGRAM = 40 * 2**20  # bytes of code that is imported on the way
 FILES = 2**30  # bytes that are read or written in a second: assumed
 RATED = 1024  # rows and columns of the product by which a machine is measured
@@ -142,6 +145,12 @@ def needed(
             "activations": of.element * batch * of.outputs,
             "masks": of.linear,
             "work": 4 * WORK * of.layer + FACTORS * largest,
+            "journal": journal,
+        },
+        "refine": {
+            "tuned weights": 4 * TUNED * of.linear * (plan.refinement.target is not None),
+            "hidden states": hidden,
+            "activations": of.element * batch * of.outputs,
             "journal": journal,
         },
         "journal": {"hidden states": hidden, "masks": of.linear, "files": COPIES * journal},
