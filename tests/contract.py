@@ -23,7 +23,7 @@ from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Patter
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
 from sparsity.linalg import layer_loss
-from sparsity.methods import Refinement, Route
+from sparsity.methods import Route, Successor
 from sparsity.models import Decoder
 from sparsity.runs.build import build, check_targets, components
 from sparsity.stream import BlockStream
@@ -200,7 +200,7 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     """The groups of weights (G, N) with one count each, and how many of the N the pattern removes.
 
     n-of-m: a group of m inputs. Unstructured: what the method declares its scores to be comparable in, `scope`, a row or the
-    layer; cut into blocks of `width` inputs where it declares one. A refinement keeps the counts of its base's rows and layer.
+    layer; cut into blocks of `width` inputs where it declares one. A successor keeps the counts of its base's rows and layer.
     """
     asked = parts.method.asked(site, parts.pattern)
     if asked == 0:
@@ -210,7 +210,7 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     else:
         method = at(parts.method, site)
         width = getattr(method, "width", keep_OI.shape[1])
-        while isinstance(method, Refinement):
+        while isinstance(method, Successor):
             method = at(method.base, site)
         scope = method.scope  # a method that asks for an unstructured mask says where its scores compare
         assert scope in ("row", "layer")

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from sparsity.core import Corrected, Criterion, Layer, Method, Pruned, Scope, Stats
 from sparsity.correctors import NoCorrection
-from sparsity.methods import Magnitude, Refinement, Wanda
+from sparsity.methods import Magnitude, Successor, Wanda
 from sparsity.patterns import NofM, Unstructured
 
 
@@ -70,13 +70,13 @@ class IgnoresItsBlocks(ComparesElsewhere):
 
 
 @dataclass(frozen=True)
-class RevivesOne(Refinement):
+class RevivesOne(Successor):
     base: Method
 
     def reads(self, site):
         return ()
 
-    def refine(self, layer, pattern, pruned, stats):
+    def exchange(self, layer, pattern, pruned, stats):
         keep_OI = pruned.keep_OI.clone()
         keep_OI.view(-1)[(~keep_OI).flatten().nonzero()[0]] = True
         return Pruned(layer.weight_OI * keep_OI, keep_OI)

@@ -26,13 +26,13 @@ from ..linalg import row_dot
 from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
 from ..statistics import Gram, GramState
 from .exchange import trade
-from .refinement import Refinement, told
+from .successor import Successor, told
 
 GRAM = Tap(Gram())
 
 
 @dataclass(frozen=True)
-class Pursuit(Refinement):
+class Pursuit(Successor):
     base: Method
     rounds: int  # at most, >= 0
     steps: int  # of conjugate gradients in a round, >= 1; twice as many before the first
@@ -55,7 +55,7 @@ class Pursuit(Refinement):
     def system(self, state: GramState) -> Spiked:
         return spiked(unit_diagonal(state.gram_II, self.damp), strong_directions(len(state.gram_II)))
 
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         system = stats.derived(GRAM, self.system)
         dtype = torch.promote_types(system.matrix_II.dtype, layer.weight_OI.dtype)
         system = Spiked(*(part.to(dtype) for part in system))

@@ -29,14 +29,14 @@ from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
 from ..linalg import row_dot
 from ..statistics import Gram, GramState
 from .exchange import exchange
-from .refinement import Refinement, told
+from .successor import Successor, told
 
 GRAM = Tap(Gram())
 PANEL = 2**22  # numbers in H
 
 
 @dataclass(frozen=True)
-class Swaps(Refinement):
+class Swaps(Successor):
     base: Method
     sweeps: int  # at most, >= 0
     candidates: int  # a row's revivals, and as many prunings, in a sweep, >= 1
@@ -50,7 +50,7 @@ class Swaps(Refinement):
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
 
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         dtype = torch.promote_types(stats[GRAM].gram_II.dtype, layer.weight_OI.dtype)
         gram_II, dense_OI = stats[GRAM].gram_II.to(dtype), layer.weight_OI.to(dtype)
         survivor_OI = pruned.weight_OI.where(pruned.keep_OI, layer.weight_OI)  # what each weight is where it survives

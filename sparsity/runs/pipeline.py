@@ -7,7 +7,6 @@ the composition (`plan`), the text; and only then anything is computed.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -33,11 +32,12 @@ from .environment import environment, peak_memory
 from .evaluate import compare, references, referred
 from .groups import SHARED
 from .job import Clock, Job, Place
+from .journal import drop
 from .key import run_key
 from .preview import preview
 from .pruning import prune
 from .settings import read, resolve_device
-from .store import ENVIRONMENT, JOURNAL, RESULT, RunStore, find_finished, find_interrupted
+from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
 from .tracking.told import run_id, run_name, summary, tables
 
@@ -163,7 +163,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
     store.json(RESULT, result)
-    shutil.rmtree(store.folder / JOURNAL, ignore_errors=True)
+    drop(store.folder)
     watch.finish(lambda: _outcome(job, result))
     return result
 

@@ -76,7 +76,7 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
             yield from prune_head(plan, stream.device)
 
     with ExitStack() as stack:
-        stack.callback(journal.settle)
+        stack.callback(journal.close)
         with clock("calibrate"):
             propagate, target = job.settings.calibration.propagate, plan.refinement.target
             along = calibration(job, dense, plan.needs, ids_BT, propagate, target)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from blocks import BLOCKS
 from mutant import Mutant
-from refinements import REFINEMENTS
+from successors import SUCCESSORS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
@@ -332,7 +332,7 @@ MUTANTS = (
     Mutant("the loss of survivors", f"{SHARES}/sensitivity.py", ".sort(1)", ".sort(1, descending=True)", SHARED),
     Mutant("one pattern for all", "sparsity/runs/allocating.py", ", **found.patterns", "", ALLOTTED),
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
-    *REFINEMENTS,
+    *SUCCESSORS,
     *BLOCKS,
 )
 
