@@ -39,9 +39,14 @@ class Linear:
     transposed: bool
 
     @property
+    def weight(self) -> nn.Parameter:
+        """As it is stored."""
+        assert isinstance(self.module.weight, nn.Parameter)
+        return self.module.weight
+
+    @property
     def weight_OI(self) -> Tensor:
-        assert isinstance(self.module.weight, Tensor)
-        weight = self.module.weight.detach()
+        weight = self.weight.detach()
         return weight.T if self.transposed else weight
 
 
@@ -256,11 +261,10 @@ class Decoder:
             inside.add(id(embedding.weight))
         return {name: p.detach() for name, p in self.model.named_parameters() if id(p) not in inside}
 
-    @torch.no_grad()
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all.
 
-        `outside`: parameters outside the blocks to use instead of the model's own, on its device.
+        `outside`: parameters outside the blocks to use instead of the model's own, on its device. Differentiable.
         """
         wrap, last, hidden_BTI = self._wrap, len(self.blocks) - 1, hidden_BTI.to(self.device)
 
@@ -271,6 +275,7 @@ class Decoder:
         return logits
 
     @cached_property
+    @torch.no_grad()
     def _wrap(self) -> Callable[[Tensor], Any]:
         """Hidden states in the shape of a block's return value, a tensor or a tuple that starts with it: seen on two tokens."""
         seen: list[Any] = []

@@ -18,6 +18,7 @@ from ..allocation import Allocation
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
+from ..recover import Recovery
 from ..refine import Refinement
 from .errors import alternatives
 from .groups import COMPONENTS, SHARED
@@ -37,6 +38,7 @@ class Parts:
     allocation: Allocation
     corrector: Corrector
     refine: Refinement
+    recover: Recovery
     evaluation: Mapping[str, Evaluator]
     tracker: Mapping[str, Tracker]
 

@@ -118,7 +118,17 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
     }
     recipe = {
         key: config[key]
-        for key in ("method", "pattern", "allocation", "corrector", "refine", "calibration", "scope", "dtype")
+        for key in (
+            "method",
+            "pattern",
+            "allocation",
+            "corrector",
+            "refine",
+            "recover",
+            "calibration",
+            "scope",
+            "dtype",
+        )
     }
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}

@@ -11,6 +11,7 @@ COMPONENTS = (
     "allocation",
     "corrector",
     "refine",
+    "recover",
     "evaluation",
     "tracker",
 )

@@ -50,7 +50,7 @@ class Job:
         return Cache(cache_dir(), round(self.settings.cache.limit_gib * 2**30))
 
 
-STAGES = ("load", "allocate", "calibrate", "prune", "refine", "journal", "evaluate")
+STAGES = ("load", "allocate", "calibrate", "prune", "refine", "recover", "journal", "evaluate")
 
 
 @dataclass

@@ -36,6 +36,7 @@ from .journal import drop
 from .key import run_key
 from .preview import preview
 from .pruning import prune
+from .recovering import recover, taught
 from .settings import read, resolve_device
 from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
@@ -83,7 +84,8 @@ def prepare(config: DictConfig, place: Place) -> Job:
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
-    parts.refine.check(settings.calibration.num_sequences, settings.calibration.batch_size)
+    for tuned in (parts.refine, parts.recover):
+        tuned.check(settings.calibration.num_sequences, settings.calibration.batch_size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
@@ -102,7 +104,8 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         if settings.save:
             store.check_space(checkpoint.size(loaded))
         calibrates = the_plan.last >= 0
-        ids_BT = _calibration_ids(job, dense) if calibrates or parts.allocation.measurement is not None else None
+        reads = calibrates or parts.allocation.measurement is not None or parts.recover.reads_text
+        ids_BT = _calibration_ids(job, dense) if reads else None
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -123,10 +126,14 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         del other  # the memory of another model is needed
     with clock("allocate"), console.busy("measuring what layers can give up"):
         the_plan = allocate(job, dense, the_plan, ids_BT)
+    with clock("recover"):
+        known_dense = taught(job, decoder, the_plan, ids_BT)
     sites = the_plan.sites
     rows, refined, keep_sha256, resumed, forwards = prune(
         job, dense, the_plan, ids_BT if calibrates else None, clock, watch
     )
+    with clock("recover"), console.busy("recovering"):
+        recovery = recover(job, decoder, the_plan, ids_BT, known_dense)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, known)
     for found in measured.values():
@@ -141,7 +148,8 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
         "composition": {
-            part: repr(getattr(parts, part)) for part in ("method", "pattern", "allocation", "corrector", "refine")
+            part: repr(getattr(parts, part))
+            for part in ("method", "pattern", "allocation", "corrector", "refine", "recover")
         },
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
@@ -154,6 +162,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "sparsity": _recount(decoder, sites, rows),
         "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_layer_means(rows)},
         "blocks": {"refined": len(refined), **_means(refined, refined[0] if refined else ())},
+        "recovery": recovery,
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),

@@ -28,6 +28,7 @@ ORDER = (
     "tfidf",
     "corrector",
     "refine",
+    "recover",
     "pattern",
     "allocation",
     "sparsity",
@@ -42,6 +43,7 @@ GROUPS = {
     "pattern",
     "allocation",
     "refine",
+    "recover",
     "dataset",
 }  # whose options speak for themselves
 
