@@ -19,12 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..core import Site, UserError
-from ..datasets import sample
 from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
 from ..models import Decoder
 from ..models.cache import stamps
-from . import checkpoint, console
+from . import checkpoint, console, sequences
 from .allocating import allocate
 from .build import build, check_targets, components, targets
 from .dense import Dense, Held
@@ -37,6 +36,7 @@ from .key import run_key
 from .preview import preview
 from .pruning import prune
 from .recovering import recover, taught
+from .sequences import calibration_ids
 from .settings import read, resolve_device
 from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
@@ -84,8 +84,10 @@ def prepare(config: DictConfig, place: Place) -> Job:
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
+    text = settings.calibration
+    sequences.check(text.written, text.seqlen, text.prompt)
     for tuned in (parts.refine, parts.recover):
-        tuned.check(settings.calibration.num_sequences, settings.calibration.batch_size)
+        tuned.check(text.sequences, text.batch_size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
@@ -105,7 +107,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
             store.check_space(checkpoint.size(loaded))
         calibrates = the_plan.last >= 0
         reads = calibrates or parts.allocation.measurement is not None or parts.recover.reads_text
-        ids_BT = _calibration_ids(job, dense) if reads else None
+        ids_BT = calibration_ids(job, dense) if reads else None
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -243,13 +245,6 @@ def _claimed(job: Job) -> Iterator[Job]:
             )
         job.store.unfinish()
         yield job
-
-
-def _calibration_ids(job: Job, dense: Dense) -> Tensor:
-    calibration = job.settings.calibration
-    generator = torch.Generator().manual_seed(calibration.seed)
-    ids_N = dense.ids(job.parts.dataset.calibration_text())
-    return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
 
 def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:

@@ -19,7 +19,7 @@ def memory(settings: Settings, decoder: Decoder, plan: Plan) -> dict[str, int]:
     parameters = list(decoder.model.parameters())
     element = parameters[0].element_size()
     calibration = settings.calibration
-    tokens = calibration.num_sequences * calibration.seqlen if plan.last >= 0 else 0
+    tokens = calibration.sequences * calibration.seqlen if plan.last >= 0 else 0
     hidden = decoder.model.config.get_text_config(decoder=True).hidden_size
     return {
         "weights": sum(p.numel() * p.element_size() for p in parameters),
@@ -37,7 +37,7 @@ def statistics(calibration: Calibration, decoder: Decoder, needs: Needs) -> Coun
             width = decoder.blocks[site.block].width(site, *tap.source(site))
             x_BTI = torch.empty(1, 1, width, dtype=decoder.embedding_VE.dtype, device="meta")
             grouping = tap.statistic.grouping
-            rows = grouping.rows(calibration.num_sequences, calibration.seqlen) if grouping else 0
+            rows = grouping.rows(calibration.sequences, calibration.seqlen) if grouping else 0
             held[site.block] += _bytes(tap.statistic.zero(x_BTI, rows))
     return held
 

@@ -33,8 +33,14 @@ class Calibration(Options):
     num_sequences: PositiveInt
     seqlen: Annotated[int, Field(ge=2)]
     batch_size: PositiveInt
+    written: Annotated[int, Field(ge=0)]
+    prompt: PositiveInt
     seed: int
     propagate: Propagate
+
+    @property
+    def sequences(self) -> int:
+        return self.num_sequences + self.written
 
 
 class ScopeOptions(Options):
