@@ -14,7 +14,7 @@ from ..engine import asks
 from ..models import Decoder
 from ..stream import BlockStream, Needs, Propagate, Stream, Target
 from . import console
-from .build import build, check_targets, components
+from .build import Parts, build, check_targets, components
 from .cache import recalled
 from .dense import Dense
 from .environment import circumstances
@@ -22,7 +22,7 @@ from .errors import MISTAKES
 from .job import Job
 from .key import statistics_key
 from .resources import statistics
-from .settings import read
+from .settings import Settings, read
 
 
 @contextmanager
@@ -55,19 +55,26 @@ def calibration(
 
 
 def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
-    """`needs` and what the other points of the sweep ask for, so that one walk serves all. If that is too much to keep, `needs`."""
+    """`needs` and what this run and the other points of its sweep will ask for, so that one walk serves all. If that is too much
+    to keep, `needs`.
+    """
     union = dict(needs)
+    for parts, settings in _points(job):
+        if settings.calibration.propagate == "dense":
+            theirs = {site: asks(parts.method, parts.corrector, settings.layer_error, site) for site in needs}
+            union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
+    held = sum(statistics(job.settings.calibration, decoder, union).values())
+    fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)
+    return union if fits else needs
+
+
+def _points(job: Job) -> Iterator[tuple[Parts, Settings]]:
+    yield job.parts, job.settings
     for config in job.place.kin():
         with suppress(*MISTAKES):  # whose point will say so
             options = components(config)
             check_targets(options, job.settings.allow)
-            parts, settings = build(options), read(config)
-            if settings.calibration.propagate == "dense":
-                theirs = {site: asks(parts.method, parts.corrector, settings.layer_error, site) for site in needs}
-                union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
-    held = sum(statistics(job.settings.calibration, decoder, union).values())
-    fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)
-    return union if fits else needs
+            yield build(options), read(config)
 
 
 def text(dense: Dense, ids_BT: Tensor) -> dict[str, object]:
