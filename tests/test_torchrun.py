@@ -168,7 +168,7 @@ def test_a_defect_keeps_its_traceback(fragile):
     [
         (("sparsity=2",), "error: sparsity=2"),
         (("sparsety=0.5",), "error: There is no option sparsety."),
-        (("refine=block",), "error: refine tunes a block step by step"),
+        (("refine=block", "calibration.batch_size=1"), "error: refine tunes a block step by step"),
         (("-m", "sparsity=0.5,0.6"), "error: torchrun starts the processes of one run, got -m"),
     ],
 )
