@@ -21,6 +21,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast,
 import torch
 from torch import Tensor
 
+from .processes import ALONE, Processes
+
 S = TypeVar("S")
 D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
@@ -123,6 +125,7 @@ class Stats:
     site: Site
     folded: Mapping[Tap[Any], Folded] = field(default_factory=dict)
     read: set[Tap[Any]] = field(default_factory=set)
+    processes: Processes = ALONE  # that have the same states, and share the layer's rows among them
 
     def _at(self, tap: Tap[Any]) -> Folded:
         if tap not in self.folded:
@@ -144,6 +147,23 @@ class Stats:
         if (derive, arguments) not in folded.derived:
             folded.derived[derive, arguments] = derive(folded.state, *arguments)
         return cast(D, folded.derived[derive, arguments])
+
+    def by_rows(self, compute: Callable[..., tuple[Tensor, ...]], height: int, *whole_OI: Tensor) -> tuple[Tensor, ...]:
+        """What `compute` makes of panels of at most `height` rows, joined: for rows that are problems of their own.
+
+        Every process goes through its share of them, so `compute` may see no row, and writes into nothing but its results.
+        """
+        rows = len(whole_OI[0])
+        mine = self.processes.part(rows)
+        panels = zip(*(part_OI[mine].split(height) for part_OI in whole_OI), strict=True)
+        done = zip(*(compute(*panel) for panel in panels), strict=True)
+        return tuple(self.processes.joined(torch.cat(parts), rows) for parts in done)
+
+    def keep(self, pattern: Pattern, score_PI: Tensor, scope: Scope, rows: int) -> Tensor:
+        """`pattern.keep` for `by_rows`: of a panel, or where the scope compares all `rows` of the layer, of a whole share."""
+        if scope == "row" or pattern.group is not None:
+            return pattern.keep(score_PI, scope)
+        return pattern.keep(self.processes.joined(score_PI, rows), scope)[self.processes.part(rows)]
 
 
 # --- interfaces -------------------------------------------------------------------------------------------------------

@@ -132,8 +132,8 @@ def test_what_is_carried_can_be_put_back():
     for site in first.linears:
         first.write(site, first.layer(site).weight_OI * 0.5)
     a.advance(first)
-    b.carried = [state_BTI.clone() for state_BTI in a.carried]
-    assert len(a.carried) == 4  # two batches, pruned and dense
+    b.carry(state_BTI.clone() for state_BTI in a.carried())
+    assert len([*a.carried()]) == 4  # two batches, pruned and dense
     for stream in (a, b):
         stream.observe(second, {})
     for mine, theirs in zip(a.passage(second), b.passage(second), strict=True):

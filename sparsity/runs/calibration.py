@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import distinct
 from ..engine import asks
 from ..models import Decoder
+from ..processes import ALONE, Processes
 from ..stream import BlockStream, Needs, Propagate, Stream, Target
 from . import console
 from .build import Parts, build, check_targets, components
@@ -27,27 +28,41 @@ from .settings import Settings, read
 
 @contextmanager
 def calibration(
-    job: Job, dense: Dense, needs: Needs, ids_BT: Tensor | None, propagate: Propagate, target: Target | None = None
+    job: Job,
+    dense: Dense,
+    needs: Needs,
+    ids_BT: Tensor | None,
+    propagate: Propagate,
+    target: Target | None = None,
+    processes: Processes = ALONE,
 ) -> Iterator[Stream]:
     """In front of the first block. With `propagate` dense, `needs` is all that may be asked of it, and the cache may know it.
 
-    `target`: what a refinement matches; it needs the text itself.
+    `target`: what a refinement matches; it needs the text itself. `processes`: among which the text is dealt out.
     """
     batch_size = job.settings.calibration.batch_size
 
     def walker() -> BlockStream:
         return BlockStream(
-            dense.decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=job.device, target=target
+            dense.decoder,
+            ids_BT,
+            batch_size=batch_size,
+            propagate=propagate,
+            device=job.device,
+            target=target,
+            processes=processes,
         )
 
     if ids_BT is None or target is not None or propagate != "dense" or not job.settings.cache.statistics:
         yield walker()
         return
-    about = {**text(dense, ids_BT), "batch_size": batch_size, **circumstances(job.device), **statistics_key(needs)}
+    about = {**text(dense, ids_BT), "batch_size": batch_size, **statistics_key(needs)}
+    about |= circumstances(job.device, processes.size)
     told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
     with ExitStack() as stack:
         shared = partial(_shared, job, dense.decoder, needs)
-        found = stack.enter_context(recalled(job.cache, about, told, dense.decoder, needs, shared, job.device, walker))
+        along = recalled(job.cache, about, told, dense.decoder, needs, shared, job.device, walker, processes)
+        found = stack.enter_context(along)
         stream: Stream = found or walker()
         if found is None:
             console.say("these statistics are not kept: each run collects them anew")

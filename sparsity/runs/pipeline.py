@@ -23,9 +23,10 @@ from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
 from ..models import Decoder
 from ..models.cache import stamps
-from . import checkpoint, console, sequences
+from ..processes import ALONE, Processes
+from . import checkpoint, console, sequences, together
 from .allocating import allocate
-from .build import build, check_targets, components, targets
+from .build import Parts, build, check_targets, components, targets
 from .dense import Dense, Held
 from .environment import environment, peak_memory
 from .evaluate import compare, references, referred
@@ -34,44 +35,55 @@ from .job import Clock, Job, Place
 from .journal import drop
 from .key import run_key
 from .preview import preview
-from .pruning import prune
+from .pruning import assist, prune
 from .recovering import recover, taught
 from .sequences import calibration_ids
-from .settings import read, resolve_device
+from .settings import Settings, read, resolve_device
 from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
 from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
+CALL = "prune"  # what the first process says to the others when there is something to do
 
 
-def run(config: DictConfig, place: Place, held: Held | None = None) -> tuple[dict[str, Any], Path]:
+def run(
+    config: DictConfig, place: Place, held: Held | None = None, processes: Processes = ALONE
+) -> tuple[dict[str, Any], Path]:
     """Do what the configuration says, or say that it was done. `held`: the model of a sweep's last point.
 
+    `processes`: the first one does all but its share of the text and of the layers' rows; the others help, and return {}.
     Returns the content of result.json, {} for plan=true, and the folder in which it stands.
     """
-    job = prepare(config, place)
+    job = prepare(config, place, processes)
+    if processes.rank:
+        if processes.words("")[0] == CALL:
+            _assist(job)
+        return {}, place.folder
     if job.settings.plan:
+        processes.words("")
         decoder = _dense(job, held).decoder
         preview(job.settings, job.parts, decoder, _plan(job, decoder))
         return {}, place.folder
     done = None if job.settings.rerun else find_finished(place.finished, job.key)
     if done is not None:
+        processes.words("")
         console.say("finished earlier, not repeated (rerun=true repeats it)")
         result = RunStore(done).result or {}
     else:
         with _claimed(job) as job, Watch(job.parts.tracker) as watch:
+            processes.words(CALL)
             result, done = _run(job, watch, held), job.place.folder
     console.table(result, done)
     return result, done
 
 
-def prepare(config: DictConfig, place: Place) -> Job:
+def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
     """Every mistake that can be seen in milliseconds is raised here."""
     settings = read(config)
     options = components(config)
     classes = check_targets(options, settings.allow)
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, together.local())
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
         console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
@@ -88,12 +100,44 @@ def prepare(config: DictConfig, place: Place) -> Job:
     sequences.check(text.written, text.seqlen, text.prompt)
     for tuned in (parts.refine, parts.recover):
         tuned.check(text.sequences, text.batch_size)
+    if processes.size > 1:
+        _check_shared(settings, parts, device, processes.size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
+    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place, processes)
+
+
+def _check_shared(settings: Settings, parts: Parts, device: torch.device, processes: int) -> None:
+    """Raise `UserError` for what several processes cannot do together, and say where some would have nothing to do."""
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"device={device.type} under torchrun: expected cuda or cpu. Add device=cpu, or leave out torchrun"
+        )
+    if parts.refine.target is not None:
+        raise UserError(
+            f"refine tunes a block step by step, on batches of the whole text: expected one process, got {processes}. Start "
+            f"python run.py without torchrun, or use refine=none"
+        )
+    calibration = settings.calibration
+    batches = -(-calibration.sequences // calibration.batch_size)
+    if batches < processes:
+        console.say(
+            f"{batches} batches of calibration text for {processes} processes: some have none. calibration.batch_size="
+            f"{max(calibration.sequences // processes, 1)} gives each a part"
+        )
+
+
+def _assist(job: Job) -> None:
+    """What the other processes do of a run: their share of the walk, on a model of their own. They leave no file."""
+    torch.set_float32_matmul_precision("highest")
+    dense = _dense(job, None)
+    the_plan = _plan(job, dense.decoder)
+    ids_BT = calibration_ids(job, dense, the_plan)
+    the_plan = allocate(job, dense, the_plan, ids_BT)
+    assist(job, dense, the_plan, ids_BT if the_plan.last >= 0 else None)
 
 
 def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
@@ -105,9 +149,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         the_plan = _plan(job, decoder)
         if settings.save:
             store.check_space(checkpoint.size(loaded))
-        calibrates = the_plan.last >= 0
-        reads = calibrates or parts.allocation.measurement is not None or parts.recover.reads_text
-        ids_BT = calibration_ids(job, dense) if reads else None
+        ids_BT = calibration_ids(job, dense, the_plan)
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -116,7 +158,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
     leakage = _leakage(ids_BT, ids_N) if asked and ids_BT is not None else None
 
-    where = environment(job.device)
+    where = environment(job.device, job.processes.size)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
     store.json(ENVIRONMENT, where | {"run_key": job.key})
     watch.start(_about(job))
@@ -131,8 +173,8 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
     with clock("recover"):
         known_dense = taught(job, decoder, the_plan, ids_BT)
     sites = the_plan.sites
-    rows, refined, keep_sha256, resumed, forwards = prune(
-        job, dense, the_plan, ids_BT if calibrates else None, clock, watch
+    rows, refined, keep_sha256, resumed, forwards, each_peak = prune(
+        job, dense, the_plan, ids_BT if the_plan.last >= 0 else None, clock, watch
     )
     with clock("recover"), console.busy("recovering"):
         recovery = recover(job, decoder, the_plan, ids_BT, known_dense)
@@ -168,6 +210,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
+        "processes": [{"peak_memory_bytes": peak} for peak in each_peak],
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
         "mask_sha256": keep_sha256,
     }

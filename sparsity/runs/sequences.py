@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..core import UserError
 from ..datasets import sample
+from ..engine import Plan
 from ..models import written
 from .calibration import text
 from .dense import Dense
@@ -15,8 +16,17 @@ from .job import Job
 from .key import writing_key
 
 
-def calibration_ids(job: Job, dense: Dense) -> Tensor:
-    """Sequences (B, T). What the model writes stands in front, since a tuning holds out the last; it is remembered."""
+def calibration_ids(job: Job, dense: Dense, plan: Plan) -> Tensor | None:
+    """Sequences (B, T); None where nothing asks for them. The first process draws them, and gives them to the others."""
+    parts = job.parts
+    if plan.last < 0 and parts.allocation.measurement is None and not parts.recover.reads_text:
+        return None
+    [ids_BT] = job.processes.each([_drawn(job, dense)] if job.processes.rank == 0 else [])
+    return ids_BT
+
+
+def _drawn(job: Job, dense: Dense) -> Tensor:
+    """What the model writes stands in front, since a tuning holds out the last; it is remembered."""
     calibration = job.settings.calibration
     generator = torch.Generator().manual_seed(calibration.seed)
     ids_N = dense.ids(job.parts.dataset.calibration_text())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from blocks import BLOCKS
 from mutant import Mutant
+from processes import PROCESSES
 from successors import SUCCESSORS
 
 ROOT = Path(__file__).parents[2]
@@ -334,6 +335,7 @@ MUTANTS = (
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
     *SUCCESSORS,
     *BLOCKS,
+    *PROCESSES,
 )
 
 
