@@ -22,7 +22,7 @@ def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
         return torch.ones_like(score_GN, dtype=torch.bool)
     threshold_G1 = kth_smallest(score_GN, removed)
     below_GN, tied_GN = score_GN < threshold_G1, score_GN == threshold_G1
-    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True)
+    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True, dtype=torch.int32)
     return ~(below_GN | (tied_GN & (tied_GN.cumsum(dim=-1, dtype=torch.int32) <= room_G1)))
 
 

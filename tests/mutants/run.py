@@ -18,6 +18,7 @@ from pathlib import Path
 from blocks import BLOCKS
 from mutant import Mutant
 from refinements import REFINEMENTS
+from shortcuts import SHORTCUTS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
@@ -26,8 +27,6 @@ COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml"
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
 ENGINE = "tests/test_engine.py"
-TWICE = "test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch"
-EARLY = "test_an_observing_pass_ends_at_the_last_input_that_is_asked_for"
 SPLITTING, SPLIT = "sparsity/methods/splitting.py", "tests/test_splitting.py"
 TFIDF, NEURONS, TOPICS = "sparsity/methods/tfidf.py", "sparsity/methods/neurons.py", "sparsity/groupings/topics.py"
 BOOTSTRAP, COMPARED = "tests/test_comparison_windows.py", "tests/test_comparison.py"
@@ -42,17 +41,6 @@ MUTANTS = (
     Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
     Mutant(
         "the sweep forgets the blocks to its right", LINALG, "error_KO, alpha=-1)", "error_KO, alpha=0)", IDENTITIES
-    ),
-    Mutant(
-        "the sweep forgets what is behind the next few",
-        LINALG,
-        "[first:last], alpha=-1)",
-        "[first:last], alpha=0)",
-        IDENTITIES,
-    ),
-    Mutant("the next smallest", LINALG, "x_GN.detach().numpy(), k - 1)", "x_GN.detach().numpy(), k)", IDENTITIES),
-    Mutant(
-        "minus zero", "sparsity/core.py", "(layer.weight_OI * keep_OI).add_(0)", "layer.weight_OI * keep_OI", IDENTITIES
     ),
     Mutant("half a Gram", "sparsity/statistics/gram.py", "gram_II[start:end, end:].T", "0", IDENTITIES),
     Mutant("activations squared in place", LINALG, "to(dtype, copy=True)", "to(dtype)", IDENTITIES),
@@ -105,10 +93,6 @@ MUTANTS = (
     Mutant("first block's call for all", STREAM, "self._calls[i][block.index]", "self._calls[i][0]", WALK),
     Mutant("dense propagation prunes", STREAM, "and self._passed is not None:", "and False:", WALK),
     Mutant("states shared for ever", STREAM, "elif len(common) < holders[id(folded)]:", "elif False:", WALK),
-    Mutant("a pass ends too early", STREAM, "len(self.seen) == len(self.sources):", "self.seen:", WALK),
-    Mutant("a pass ends at a first call", STREAM, "self.leaves = once and", "self.leaves =", f"{WALK}::{TWICE}"),
-    Mutant("needed outputs are not made", STREAM, "self.leaves = once and not self.whole", "self.leaves = once", WALK),
-    Mutant("no pass ends early", STREAM, "raise _Enough", "pass", f"{WALK}::{EARLY}"),
     Mutant("only a layer's first call", STREAM, "for x_BTI in seen:", "for x_BTI in seen[:1]:", WALK),
     Mutant("equal shapes taken for equal", STREAM, "or torch.equal(other_ANY, x_ANY)", "or True", WALK),
     Mutant(
@@ -344,6 +328,7 @@ MUTANTS = (
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
     *REFINEMENTS,
     *BLOCKS,
+    *SHORTCUTS,
 )
 
 
