@@ -368,8 +368,8 @@ class Criterion(ABC):
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         keep_OI = pattern.keep(self.score(layer, stats), self.scope)
-        # filled, not multiplied: -1.0 * False is -0.0, which is equal to zero but not the same bits
-        return Pruned(layer.weight_OI.masked_fill(~keep_OI, 0), keep_OI, self.facts(layer, stats))
+        # a third of the time of filling; -1.0 * False is -0.0, equal to zero but not the same bits, and -0.0 + 0 is
+        return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

@@ -3,7 +3,8 @@
     observe   run the block on them and fold the statistics that were asked for, from hooks
     advance   hidden <- block(hidden)
 
-`propagate="pruned"`: a block sees what the pruned blocks before it put out, as Wanda and SparseGPT do; two passes a block.
+`propagate="pruned"`: a block sees what the pruned blocks before it put out, as Wanda and SparseGPT do; two passes a block, of which
+the observing one is left at the last input that was asked for: the down projection of an MLP is run once.
 `propagate="dense"`: a block sees the dense model's activations; observing and advancing is one pass.
 `target`: it also keeps what a dense block puts out while it is observed, for whoever wants to match that: from the same inputs
 ("own"), or from the dense model's ("dense"), whose hidden states are then carried along, a third pass a block.
@@ -23,7 +24,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -159,16 +160,16 @@ class BlockStream:
         self.hidden, self._dense = kept[: len(mine)], kept[len(mine) :]
 
     @torch.no_grad()
-    def _run(self, block: Block, states: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
-        for i, hidden_BTI in enumerate(states):
-            output_BTI = self._calls[i][block.index](block.module, hidden_BTI)
-            self.forwards += 1
-            if not all_finite(output_BTI):
-                raise UserError(
-                    f"{block.name}: its output holds NaN or infinity on calibration batch {i}: expected finite activations. "
-                    f"Try dtype=float32, or check the model's weights"
-                )
-            yield i, output_BTI
+    def _run(self, block: Block, i: int, hidden_BTI: Tensor) -> Tensor:
+        """What the block makes of batch `i`."""
+        self.forwards += 1
+        output_BTI = self._calls[i][block.index](block.module, hidden_BTI)
+        if not all_finite(output_BTI):
+            raise UserError(
+                f"{block.name}: its output holds NaN or infinity on calibration batch {i}: expected finite activations. "
+                f"Try dtype=float32, or check the model's weights"
+            )
+        return output_BTI
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
         """Fold exactly what `needs` asks of this block's layers. No pass if that is nothing, unless `dense` needs its output."""
@@ -176,17 +177,19 @@ class BlockStream:
         labels = {grouping: self._labels_of(grouping) for grouping in fold.groupings}
         keeps = self.propagate == "dense" or self.target == "own"
         if fold.wanted or keeps:
-            with self._timed(), fold.recording():
+            with self._timed(), fold.recording(whole=keeps):
                 passed = []
-                for i, output_BTI in self._run(block, self.hidden):
+                for i, hidden_BTI in enumerate(self.hidden):
+                    with suppress(_Enough):
+                        passed.append(self._run(block, i, hidden_BTI))
                     batch = {grouping: (rows, batches[i]) for grouping, (rows, batches) in labels.items()}
-                    fold.batch(self.hidden[i].shape[:2], batch)
-                    if keeps:
-                        passed.append(output_BTI)
+                    fold.batch(hidden_BTI.shape[:2], batch)
+                    if not keeps:
+                        passed.clear()
                 self._passed = passed if keeps else None
         if self._dense:
             with self._timed():
-                self._behind = [output_BTI for _, output_BTI in self._run(block, self._dense)]
+                self._behind = [self._run(block, i, hidden_BTI) for i, hidden_BTI in enumerate(self._dense)]
         with self._timed():
             return fold.stats()
 
@@ -205,8 +208,8 @@ class BlockStream:
             if self.propagate == "dense" and self._passed is not None:
                 self.hidden = self._passed
             else:
-                for i, output_BTI in self._run(block, self.hidden):
-                    self.hidden[i] = output_BTI
+                for i, hidden_BTI in enumerate(self.hidden):
+                    self.hidden[i] = self._run(block, i, hidden_BTI)
             if self._dense and self._behind:
                 self._dense = self._behind
             self._passed, self._behind = None, []
@@ -245,8 +248,16 @@ class _Shared:
         return x_ANY
 
 
+class _Enough(Exception):
+    """Leaves a block once all that is folded was seen: nobody needs its output."""
+
+
 class _Fold:
-    """The statistics of one block while its batches run. Layers that saw exactly the same tensors share one state."""
+    """The statistics of one block while its batches run. Layers that saw exactly the same tensors share one state.
+
+    Where the output is not needed, a batch is left at the last input that is. The first one shows which that is, and that no
+    module is called twice: it runs to its end.
+    """
 
     def __init__(self, block: Block, needs: Needs, processes: Processes = ALONE):
         self.block = block
@@ -256,11 +267,15 @@ class _Fold:
         self.groupings = {g for _, tap in self.wanted if (g := tap.statistic.grouping) is not None}
         self.folded: dict[Reader, Folded] = {}
         self.seen: dict[tuple[str, Side], list[Tensor]] = {}  # the current batch at each module, call by call
+        self.sources = dict.fromkeys(tap.source(site) for site, tap in self.wanted)
+        self.whole = True
+        self.leaves = False  # the batch, once all sources were seen
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        handles = []
-        for name, side in dict.fromkeys(tap.source(site) for site, tap in self.wanted):
+    def recording(self, *, whole: bool) -> Iterator[None]:
+        """While it lasts, what the block's modules see is folded. `whole`: every batch runs to the end of the block."""
+        self.whole, handles = whole, []
+        for name, side in self.sources:
             module, seen = self.block.part(name), partial(self._see, (name, side))
             if side == "input":
                 hook = lambda module, args, kwargs, seen=seen: seen(args[0] if args else kwargs["input"])  # noqa: E731
@@ -276,6 +291,8 @@ class _Fold:
 
     def _see(self, source: tuple[str, Side], x_BTI: Tensor) -> None:
         self.seen.setdefault(source, []).append(x_BTI)
+        if self.leaves and len(self.seen) == len(self.sources):
+            raise _Enough
 
     def batch(self, shape: tuple[int, ...], labels: Mapping[Grouping, tuple[int, Tensor]]) -> None:
         """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not.
@@ -302,6 +319,8 @@ class _Fold:
                     x_BTI = _in_sequences(x_BTI, shape, site)
                 folded.state = statistic.add(folded.state, x_BTI, labels_BT)
             self.folded |= dict.fromkeys(common, folded)
+        once = all(len(self.seen.get(source, ())) == 1 for source in self.sources)
+        self.leaves = once and not self.whole
         self.seen.clear()
 
     def stats(self) -> dict[Site, Stats]:

@@ -19,8 +19,8 @@ BLOCKS = (
     Mutant("the new head taught", RECOVERY, "hidden_BTI, self.outside)[0]", "hidden_BTI, {})[0]", RECOVERED),
     Mutant("tuned in the model's dtype", TUNING, ".weight_OI.float().clone()", ".weight_OI.clone()", REFINED),
     Mutant("the dense states stand still", STREAM, "self._dense = self._behind", "pass", REFINED),
-    Mutant("targets of the dense inputs", STREAM, "self._run(block, self._dense)]", "self._run(block, self.hidden)]", REFINED),
-    Mutant("one stream put back", STREAM, "states[len(self._calls) :]", "self._dense", REFINED),
+    Mutant("targets of the dense inputs", STREAM, "in enumerate(self._dense)]", "in enumerate(self.hidden)]", REFINED),
+    Mutant("one stream put back", STREAM, "kept[: len(mine)], kept[len(mine) :]", "kept[: len(mine)], self._dense", REFINED),
     Mutant("rows of blocks forgotten", "sparsity/runs/pruning.py", "note(block, was.refined)", "note(block, {})", GOES_ON),
     Mutant(
         "each point walks", "sparsity/runs/calibration.py", "partial(_shared, job, dense.decoder, needs)", "lambda: needs", SWEPT
