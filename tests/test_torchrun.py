@@ -31,7 +31,7 @@ class Fragile:
 
     def prune(self, layer, pattern, stats):
         if layer.site.name.endswith("2.self_attn.q_proj"):
-            rank = os.environ.get("RANK")
+            rank = os.environ.get("RANK", "0")
             if os.environ.get("FAILS") == rank: raise UserError("this one had enough")
             if os.environ.get("BREAKS") == rank: raise ArithmeticError("nobody foresaw this")
             if os.environ.get("DIES") == rank: os.kill(os.getpid(), signal.SIGKILL)
