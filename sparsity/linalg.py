@@ -146,9 +146,8 @@ def obs_sweep(
     these few (16 or so), those right of the block by one product for the block. Returns the swept weights and the mask.
     O(O I^2) time, one copy of the weights.
     """
-    w_IO = weight_OI.T.clone(
-        memory_format=torch.contiguous_format
-    )  # transposed, so that one input is one contiguous row
+    # transposed, so that one input is one contiguous row
+    w_IO = weight_OI.T.clone(memory_format=torch.contiguous_format)
     keep_IO = torch.empty_like(w_IO, dtype=torch.bool)
     step, few = group or width, max(16 // group, 1) * group if group else 16
     for start in range(0, len(w_IO), width):

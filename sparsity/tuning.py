@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ from torch import Tensor
 from .core import UserError
 
 WARM = 0.1  # of the steps, in which the rate rises from zero
+
+
+class Tuned(NamedTuple):
+    facts: dict[
+        str, float
+    ]  # the cost of what was tuned on before and after, the epochs, and the cost of what was held out
+    costs: list[float]  # that decide: before and after every epoch
+    kept: int  # the epoch whose weights are left
 
 
 @dataclass(frozen=True)
@@ -52,18 +61,37 @@ class Tuning:
         tuned = batches - math.ceil(self.held_out * batches)
         return range(tuned), range(tuned, batches) if tuned < batches else range(batches)
 
-    def descend(
+    def tune(
+        self,
+        name: str,
+        weights: Sequence[Tensor],
+        slope: Callable[[int], None],
+        cost: Callable[[range], float],
+        batches: int,
+        run: int = 0,
+    ) -> Tuned:
+        """Tune the float32 `weights` in place, and leave in them what cost least.
+
+        `name`: of the cost; `slope`: sets the weights' gradients from one batch; `cost`: what they cost now on some batches; `run`:
+        which one of several tunings.
+        """
+        seen, judged = self.split(batches)
+        before = cost(seen)
+        costs, kept = self._descend(weights, slope, lambda: cost(judged), seen, run)
+        facts = {f"{name}_before": before, name: cost(seen), "epochs": float(len(costs) - 1), "kept_epoch": float(kept)}
+        if judged != seen:
+            facts |= {"held_out_before": costs[0], "held_out": costs[kept]}
+        return Tuned(facts, costs, kept)
+
+    def _descend(
         self,
         weights: Sequence[Tensor],
         slope: Callable[[int], None],
         cost: Callable[[], float],
         batches: range,
-        run: int = 0,
-    ) -> list[float]:
-        """Tune the float32 `weights` in place, and leave in them what cost least. Returns the cost before and after every epoch.
-
-        `slope`: sets the weights' gradients from one batch; `cost`: what they cost now, which decides; `run`: which one of several.
-        """
+        run: int,
+    ) -> tuple[list[float], int]:
+        """The cost before and after every epoch, and the epoch whose weights are left."""
         optimizer = torch.optim.Adam(weights, lr=self.lr)
         steps = self.epochs * len(batches)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
@@ -83,7 +111,7 @@ class Tuning:
         with torch.no_grad():
             for weight, copy in zip(weights, kept, strict=True):
                 weight.copy_(copy)
-        return costs
+        return costs, best
 
 
 def _copies(weights: Sequence[Tensor]) -> list[Tensor]:

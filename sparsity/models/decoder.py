@@ -136,7 +136,7 @@ class Decoder:
             raise UserError(
                 f"{type(model).__name__}: no linear layer in its blocks ({name}): nothing here can be pruned"
             )
-        known = {id(linear.module.weight) for block in self.blocks for linear in block.linears.values()}
+        known = {id(linear.weight) for block in self.blocks for linear in block.linears.values()}
         self.unpruned = {
             f"{block.name}.{n}": tuple(p.shape)
             for block in self.blocks

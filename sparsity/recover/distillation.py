@@ -43,16 +43,10 @@ class Distillation(Tuning):
 
     def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
         student = _Student(pruned, sites, batches, taught, self.recompute)
-        seen, judged = self.split(len(batches))
         with student.learning():
-            before = student.divergence(seen)
-            kls = self.descend(student.weights, student.slope, lambda: student.divergence(judged), seen)
-            after = student.divergence(seen)
-        kept = min(range(len(kls)), key=kls.__getitem__)
-        facts = {"kl_before": before, "kl": after, "epochs": float(len(kls) - 1), "kept_epoch": float(kept)}
-        if judged != seen:
-            facts |= {"held_out_before": kls[0], "held_out": kls[kept]}
-        return Recovered(facts, [{"epoch": epoch, "kl": kl, "kept": epoch == kept} for epoch, kl in enumerate(kls)])
+            tuned = self.tune("kl", student.weights, student.slope, student.divergence, len(batches))
+        rows = [{"epoch": epoch, "kl": kl, "kept": epoch == tuned.kept} for epoch, kl in enumerate(tuned.costs)]
+        return Recovered(tuned.facts, rows)
 
 
 class _Student:

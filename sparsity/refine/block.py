@@ -37,18 +37,10 @@ class BlockTuning(Tuning):
 
     def refine(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]) -> Mapping[str, float]:
         tuning = _Tuned(block, passage, keeps)
-        seen, judged = self.split(len(passage.inputs))
-        before = tuning.error(seen)
-        errors = self.descend([*tuning.free.values()], tuning.slope, lambda: tuning.error(judged), seen, block.index)
+        weights, batches = [*tuning.free.values()], len(passage.inputs)
+        tuned = self.tune("error", weights, tuning.slope, tuning.error, batches, block.index)
         tuning.write()
-        kept = min(range(len(errors)), key=errors.__getitem__)
-        facts = {
-            "error_before": before,
-            "error": tuning.error(seen),
-            "epochs": float(len(errors) - 1),
-            "kept_epoch": float(kept),
-        }
-        return facts | ({"held_out_before": errors[0], "held_out": errors[kept]} if judged != seen else {})
+        return tuned.facts
 
 
 class _Tuned:

@@ -51,9 +51,8 @@ def _job(config: DictConfig, processes: Processes) -> float | None:
         raise
     finally:
         if processes.rank == 0:
-            RunStore(
-                Path(hydra.runtime.output_dir)
-            ).drop_if_empty()  # a mistake that was seen early leaves nothing behind
+            # a mistake that was seen early leaves nothing behind
+            RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()
     found: Any = result
     for name in config.objective.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None

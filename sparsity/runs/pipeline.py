@@ -30,7 +30,7 @@ from .build import Parts, build, check_targets, components, targets
 from .dense import Dense, Held
 from .environment import environment, peak_memory
 from .evaluate import compare, references, referred
-from .groups import SHARED
+from .groups import PRUNING, SHARED
 from .job import Clock, Job, Place
 from .journal import drop
 from .key import run_key
@@ -191,10 +191,7 @@ def _run(job: Job, watch: Watch, held: Held | None) -> dict[str, Any]:
         "command": where["command"],
         "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
-        "composition": {
-            part: repr(getattr(parts, part))
-            for part in ("method", "pattern", "allocation", "corrector", "refine", "recover")
-        },
+        "composition": {part: repr(getattr(parts, part)) for part in PRUNING},
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
         "dataset": parts.dataset.describe(),

@@ -47,7 +47,6 @@ def elsewhere(arguments: Sequence[str]) -> list[str]:
     """The same command with a folder that is there in the place of the run's: Hydra would make one for each process."""
     words = [word for word in arguments if not word.startswith(FOLDER)]
     options = [i for i, word in enumerate(words) if "=" in word and not word.startswith("-")]
-    words.insert(
-        options[0] if options else len(words), f"{FOLDER}."
-    )  # beside the others: argparse wants them in one run
+    # beside the others: argparse wants them in one run
+    words.insert(options[0] if options else len(words), f"{FOLDER}.")
     return words

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..groups import SHARED
+from ..groups import PRUNING, SHARED
 from .read import Run, at, section
 
 # Options without influence on a result, and those that protocol.py answers for.
@@ -35,17 +35,7 @@ ORDER = (
     "dataset",
     "calibration",
 )
-GROUPS = {
-    "checkpoint",
-    "method",
-    "tfidf",
-    "corrector",
-    "pattern",
-    "allocation",
-    "refine",
-    "recover",
-    "dataset",
-}  # whose options speak for themselves
+GROUPS = {"checkpoint", "tfidf", "dataset", *PRUNING}  # whose options speak for themselves
 
 Options = dict[str, str]
 
