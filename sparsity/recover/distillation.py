@@ -8,7 +8,7 @@ block cannot make up for within itself, later ones can, and errors that no predi
 How it descends is in tuning.py. The gradient with respect to the logits is q - p; it is taken back through the head a few positions
 at a time (predictions.py), and from there through the blocks. That of a removed weight is dropped, so that it stays at zero.
 Memory: the whole model on the device, its pruned layers five times in float32 (a model in float32 is one of the five), and
-the activations of one batch: of all blocks, or with `recompute` of one, for a third more time.
+the activations of one batch: of all blocks, or with `recompute` of one, for a second forward pass.
 """
 
 from __future__ import annotations
