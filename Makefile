@@ -20,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-memory dashboard test-cuda test-faults test-launchers lock clean
+.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-peers bench-memory profile dashboard test-cuda test-faults test-launchers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -59,8 +59,14 @@ bench: .venv/.stamp  ## what each corrector and method costs, in matrix products
 bench-sweep: .venv/.stamp  ## what a grid costs when its points share a calibration; needs an idle machine
 	@$(bin)/python -m experiments.bench.sweep
 
+bench-peers: .venv/.stamp build/peers/.stamp  ## the same work by llm-compressor, in turn: time, memory, masks, perplexity; needs an idle machine
+	@$(bin)/python -m experiments.bench.peers --python build/peers/bin/python $(BENCH)
+
 bench-memory: .venv/.stamp  ## peak memory by depth, block by block and whole; MEMORY="--llama-7b" or "--llama-70b" for others
 	@$(bin)/python -m experiments.bench.memory $(MEMORY)
+
+profile: .venv/.stamp  ## where a run's time goes, and how near the walk is to its forward passes; needs an idle machine
+	@$(bin)/python -m experiments.bench.profiling $(BENCH)
 
 dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
 	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1
@@ -79,6 +85,12 @@ build/launchers/.stamp: pyproject.toml constraints.txt  # not .venv: Ray's launc
 	@grep -vE '^(cloudpickle|joblib)==' constraints.txt > build/launchers/constraints.txt
 	@build/launchers/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) \
 	   -c build/launchers/constraints.txt -e ".[dev,sweep,optuna,ray]"
+	@touch $@
+
+build/peers/.stamp: constraints.txt  # not .venv: llm-compressor wants an older transformers
+	@rm -rf build/peers && $(PYTHON) -m venv build/peers
+	@build/peers/bin/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) \
+	   "$$(grep '^torch==' constraints.txt)" llmcompressor==0.14.0.1
 	@touch $@
 
 lock:  ## resolve the newest allowed packages in a fresh environment and pin them in constraints.txt

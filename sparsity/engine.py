@@ -183,7 +183,7 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
         before = after = relative_error(gram_II, layer.weight_OI, pruned.weight_OI).item()
         if corrected.weight_OI is not pruned.weight_OI:
             after = relative_error(gram_II, layer.weight_OI, corrected.weight_OI).item()
-    block.write(site, corrected.weight_OI)
+    block.write(site, stats.processes.first(corrected.weight_OI))  # all go on with one model, to the last bit
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),

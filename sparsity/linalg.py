@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -41,6 +42,14 @@ def all_finite(x_ANY: Tensor) -> bool:
     """Whether no element is NaN or infinite. A sum is several times as fast to look at, and finite only if every element is; one
     that overflowed is looked at again."""
     return bool(x_ANY.sum(dtype=wide(x_ANY.dtype)).isfinite()) or bool(x_ANY.isfinite().all())
+
+
+def kth_smallest(x_GN: Tensor, k: int) -> Tensor:
+    """The k-th smallest of every row, from k = 1 (G, 1). No NaN. O(N) a row."""
+    if x_GN.device.type == "cpu" and x_GN.dtype in (torch.float32, torch.float64):
+        # the same number from a vectorised selection, which takes a sixth of the time and less
+        return torch.from_numpy(np.partition(x_GN.detach().numpy(), k - 1)[:, k - 1, None])
+    return x_GN.kthvalue(k, dim=-1, keepdim=True).values
 
 
 def row_dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:
@@ -133,24 +142,30 @@ def obs_sweep(
 
     Blocks of `width` inputs. `choose` sees the score w^2 / U_jj^2 of the current weights, (O, group) when a group's first input is
     reached, or (O, width) at the start of the block where `group` is None, and returns what to keep. Removing input j changes
-    the inputs k >= j of its row by -e U_jk with e = w_j / U_jj: inside the block at once, right of it by one product per block.
-    Returns the swept weights and the mask. O(O I^2) time, one copy of the weights.
+    the inputs k >= j of its row by -w_j U_jk / U_jj: the next few at once, those behind them in the block by one product for
+    these few (16 or so), those right of the block by one product for the block. Returns the swept weights and the mask.
+    O(O I^2) time, one copy of the weights.
     """
-    w_IO = weight_OI.T.contiguous().clone()  # transposed, so that one input is one contiguous row
+    # transposed, so that one input is one contiguous row
+    w_IO = weight_OI.T.clone(memory_format=torch.contiguous_format)
     keep_IO = torch.empty_like(w_IO, dtype=torch.bool)
+    step, few = group or width, max(16 // group, 1) * group if group else 16
     for start in range(0, len(w_IO), width):
-        stop = min(start + width, len(w_IO))
-        panel_KO, keep_KO = w_IO[start:stop], keep_IO[start:stop]
-        factor_KK = factor_II[start:stop, start:stop]
-        scale_K = factor_KK.diagonal()
-        error_KO = torch.empty_like(panel_KO)
-        step = group or width
-        for j in range(stop - start):
-            if j % step == 0:
-                score_KO = (panel_KO[j : j + step] / scale_K[j : j + step, None]).square()
-                keep_KO[j : j + step] = choose(score_KO.T.contiguous()).T
-            error_KO[j] = panel_KO[j].masked_fill(keep_KO[j], 0) / scale_K[j]
-            panel_KO[j:].addr_(factor_KK[j, j:], error_KO[j], alpha=-1)
-        w_IO[stop:].addmm_(factor_II[start:stop, stop:].T, error_KO, alpha=-1)
-    # Rounding leaves removed weights near 1e-9: they are zero by definition.
-    return w_IO.masked_fill_(~keep_IO, 0).T.contiguous(), keep_IO.T.contiguous()
+        panel_KO, keep_KO = w_IO[start : start + width], keep_IO[start : start + width]
+        K = len(panel_KO)
+        scale_K1 = factor_II.diagonal()[start : start + K, None]
+        unit_KI = factor_II[start : start + K, start:] / scale_K1
+        gone_KO, error_KO = torch.empty_like(panel_KO), torch.empty_like(panel_KO)
+        for first in range(0, K, few):
+            last = min(first + few, K)
+            for j in range(first, last):
+                if j % step == 0:
+                    score_KO = (panel_KO[j : j + step] / scale_K1[j : j + step]).square_()
+                    keep_KO[j : j + step] = choose(score_KO.T.contiguous()).T
+                    gone_KO[j : j + step] = ~keep_KO[j : j + step]
+                torch.mul(panel_KO[j], gone_KO[j], out=error_KO[j])
+                panel_KO[j:last].addr_(unit_KI[j, j:last], error_KO[j], alpha=-1)
+            panel_KO[last:].addmm_(unit_KI[first:last, last:K].T, error_KO[first:last], alpha=-1)
+        w_IO[start + K :].addmm_(unit_KI[:, K:].T, error_KO, alpha=-1)
+    # U_jj / U_jj is 1, so what is removed is w - w, which is zero without any rounding.
+    return w_IO.T.contiguous(), keep_IO.T.contiguous()

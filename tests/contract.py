@@ -16,6 +16,7 @@ import pytest
 import torch
 from composing import compose
 from problems import GRAM
+from together import together
 from torch import Tensor
 from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
@@ -23,8 +24,9 @@ from sparsity.core import Corrected, Corrector, Criterion, Layer, Method, Patter
 from sparsity.correctors import NoCorrection
 from sparsity.engine import LayerReport, Plan, plan, prune
 from sparsity.linalg import layer_loss
-from sparsity.methods import Refinement, Route
+from sparsity.methods import Route, Successor
 from sparsity.models import Decoder
+from sparsity.processes import ALONE, Processes
 from sparsity.runs.build import build, check_targets, components
 from sparsity.stream import BlockStream
 
@@ -200,7 +202,7 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     """The groups of weights (G, N) with one count each, and how many of the N the pattern removes.
 
     n-of-m: a group of m inputs. Unstructured: what the method declares its scores to be comparable in, `scope`, a row or the
-    layer; cut into blocks of `width` inputs where it declares one. A refinement keeps the counts of its base's rows and layer.
+    layer; cut into blocks of `width` inputs where it declares one. A successor keeps the counts of its base's rows and layer.
     """
     asked = parts.method.asked(site, parts.pattern)
     if asked == 0:
@@ -210,7 +212,7 @@ def promised(parts: Parts, site: Site, keep_OI: Tensor) -> Iterator[tuple[Tensor
     else:
         method = at(parts.method, site)
         width = getattr(method, "width", keep_OI.shape[1])
-        while isinstance(method, Refinement):
+        while isinstance(method, Successor):
             method = at(method.base, site)
         scope = method.scope  # a method that asks for an unstructured mask says where its scores compare
         assert scope in ("row", "layer")
@@ -354,7 +356,32 @@ def runs_repeat(parts: Parts, again: Parts) -> None:
         assert one.facts == other.facts
 
 
-PAIR_CHECKS: list[Callable[[Parts, Parts], None]] = [components_are_frozen_values, runs_repeat]
+def several_prune_what_one_prunes(parts: Parts, again: Parts) -> None:
+    """Text and rows dealt out among two processes: the same masks and facts, the same weights up to rounding."""
+    wide = Case("llama", torch.float64, "pruned")  # where the order of sums decides no comparison
+    models = [copy.deepcopy(template(wide)) for _ in range(3)]
+
+    def pruned(model: PreTrainedModel, each: Parts, processes: Processes) -> list[LayerReport]:
+        decoder, cpu = Decoder(model), torch.device("cpu")
+        the_plan = plan(decoder, each.method, each.pattern, each.corrector, layer_error=False)
+        stream = BlockStream(decoder, zoo.ids(), batch_size=3, propagate="pruned", device=cpu, processes=processes)
+        return list(prune(stream, the_plan))
+
+    one = pruned(models[0], parts, ALONE)
+    for reports in together(2, lambda processes: pruned(models[1 + processes.rank], again, processes)):
+        for mine, report in zip(reports, one, strict=True):
+            assert torch.equal(mine.keep_OI, report.keep_OI), report.site.name
+            assert mine.facts == pytest.approx(report.facts, rel=1e-4, abs=1e-6), report.site.name
+    for name, tensor in models[0].state_dict().items():
+        torch.testing.assert_close(models[1].state_dict()[name], tensor, rtol=1e-6, atol=1e-6)
+        assert torch.equal(models[1].state_dict()[name], models[2].state_dict()[name]), name
+
+
+PAIR_CHECKS: list[Callable[[Parts, Parts], None]] = [
+    components_are_frozen_values,
+    runs_repeat,
+    several_prune_what_one_prunes,
+]
 
 
 def planned(model: PreTrainedModel, make: Callable[[], Parts]) -> Plan:

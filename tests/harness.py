@@ -51,7 +51,7 @@ def stalling(write: Callable[[Path, Any], int], half: Callable[[Path, Any], int]
 
 def main() -> None:
     engine._prune_layer = counting(engine._prune_layer, lambda plan, block, site, *_: site.name)
-    BlockStream._run = counting(BlockStream._run, lambda stream, block, states: f"pass {block.index}")  # type: ignore[method-assign]
+    BlockStream._run = counting(BlockStream._run, lambda stream, block, *_: f"pass {block.index}")  # type: ignore[method-assign]
     if "STALL" in os.environ:
         Path.write_bytes = stalling(Path.write_bytes, Path.write_bytes)  # type: ignore[method-assign]
         Path.write_text = stalling(Path.write_text, Path.write_text)  # type: ignore[method-assign]

@@ -155,3 +155,17 @@ def test_only_an_unusual_allocation_is_in_a_name():
     assert run_name(chosen, 0.6, 0, ["allocation=owl"]) == "wanda · unstructured 0.6 · owl · none · seed 0"
     chosen["allocation"] = "uniform"
     assert run_name(chosen, 0.6, 0, []) == "wanda · unstructured 0.6 · none · seed 0"
+
+
+def test_one_walk_serves_the_allocation_and_the_method(monkeypatch):
+    walks = []
+    original = BlockStream.__init__
+
+    def counted(self, *arguments, **named):
+        walks.append(named["propagate"])
+        original(self, *arguments, **named)
+
+    monkeypatch.setattr(BlockStream, "__init__", counted)
+    found = run(UNMEASURED, *OWL, "method=sparsegpt", "calibration.propagate=dense", into="a")
+    assert found.result["calibration"]["block_forwards"] == 0
+    assert walks == ["dense"]

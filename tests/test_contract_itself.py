@@ -26,6 +26,7 @@ from contract import (
     refusal,
     removed_weights_are_zero,
     runs_repeat,
+    several_prune_what_one_prunes,
     shapes_and_dtypes_are_kept,
     survivors_are_the_dense_ones,
     the_loss_never_rises,
@@ -37,7 +38,7 @@ from torch import Tensor
 
 from sparsity.core import Corrected, Criterion, Layer, Method, Pruned, Scope, Stats
 from sparsity.correctors import NoCorrection
-from sparsity.methods import Magnitude, Refinement, Wanda
+from sparsity.methods import Magnitude, Successor, Wanda
 from sparsity.patterns import NofM, Unstructured
 
 
@@ -70,13 +71,13 @@ class IgnoresItsBlocks(ComparesElsewhere):
 
 
 @dataclass(frozen=True)
-class RevivesOne(Refinement):
+class RevivesOne(Successor):
     base: Method
 
     def reads(self, site):
         return ()
 
-    def refine(self, layer, pattern, pruned, stats):
+    def exchange(self, layer, pattern, pruned, stats):
         keep_OI = pruned.keep_OI.clone()
         keep_OI.view(-1)[(~keep_OI).flatten().nonzero()[0]] = True
         return Pruned(layer.weight_OI * keep_OI, keep_OI)
@@ -132,6 +133,18 @@ class ReportsNaN(Broken):
 class Rolls(Broken):
     def score(self, layer, stats):
         return torch.rand_like(layer.weight_OI)
+
+
+class ComparesAShare(Broken):
+    """Of rows that are no problems of their own."""
+
+    def needs(self, site):
+        return (NORM,)
+
+    def prune(self, layer, pattern, stats):
+        height = len(layer.weight_OI)
+        [keep_OI] = stats.by_rows(lambda part_PI: (pattern.keep(part_PI.abs(), "layer"),), height, layer.weight_OI)
+        return Pruned(layer.weight_OI.masked_fill(~keep_OI, 0), keep_OI)
 
 
 class Remembers(Broken):
@@ -246,6 +259,7 @@ PLANTED: list[tuple[Callable[..., None], Any, Any]] = [
     (components_are_frozen_values, Remembers(), NoCorrection()),
     (components_are_frozen_values, Loosely(), NoCorrection()),
     (runs_repeat, Rolls(), NoCorrection()),
+    (several_prune_what_one_prunes, ComparesAShare(), NoCorrection()),
 ]
 
 

@@ -120,6 +120,9 @@ def sweep(width: int, group: int | None, pattern: Pattern, scope: Scope) -> tupl
 
 # function -> a call on the fake device, and the shapes and dtypes that it returns
 LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
+    "kth_smallest": [
+        (lambda dtype=dtype: linalg.kth_smallest(away(O, I, dtype=dtype), 3), [((O, 1), dtype)]) for dtype in DTYPES
+    ],
     "row_dot": [(lambda: linalg.row_dot(away(O, I), away(O, I)), [((O,), F32)])],
     "layer_loss": [
         (lambda: linalg.layer_loss(away(I, I), away(O, I)), [((), F32)]),

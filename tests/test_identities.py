@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from problems import GRAM, NORM, SITE, Problem, fold, problem, white
@@ -9,7 +11,16 @@ from textbook import sparsegpt, wanda, wanda_n_of_m
 from torch.testing import assert_close
 
 from sparsity.core import Layer, Stats
-from sparsity.linalg import all_finite, damped, escalate, inverse_factor, layer_loss, obs_sweep, relative_error
+from sparsity.linalg import (
+    all_finite,
+    damped,
+    escalate,
+    inverse_factor,
+    kth_smallest,
+    layer_loss,
+    obs_sweep,
+    relative_error,
+)
 from sparsity.methods import Dense, Magnitude, SparseGPT, Wanda
 from sparsity.patterns import NofM, Unstructured
 from sparsity.statistics import Activity, Gram, Moments, SquaredNorm
@@ -138,6 +149,36 @@ def test_the_sweep_does_not_depend_on_the_width_when_the_mask_is_given():
         return obs_sweep(p.layer.weight_OI, factor_II, lambda _: next(slices), width, None)[0]
 
     assert_close(swept(3), swept(16))
+
+
+@pytest.mark.parametrize("group", [None, 2, 4, 8])
+def test_the_sweep_is_that_of_one_input_after_the_other(group):
+    """w_k -= w_j U_jk / U_jj for every removed j and every k right of it, on the weights as they are then."""
+    p = problem(inputs=48)
+    factor_II = escalate(p.gram_II, 0.01).factor_II
+    pattern = NofM(group // 2, group) if group else HALF
+    swept_OI, keep_OI = obs_sweep(p.layer.weight_OI, factor_II, partial(pattern.keep, scope="row"), 40, group)
+    expected_OI = p.layer.weight_OI.clone()
+    for j in range(48):
+        gone_O = expected_OI[:, j].masked_fill(keep_OI[:, j], 0)
+        expected_OI[:, j:] -= gone_O[:, None] * factor_II[j, j:] / factor_II[j, j]
+    assert_close(swept_OI, expected_OI)
+    assert torch.equal(swept_OI == 0, ~keep_OI)  # to the last bit: what is removed is w - w
+    assert keep_OI.sum() == 6 * 48 / 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_kth_smallest_is_that_of_a_sort(dtype):
+    score_GN = torch.randn(5, 60, generator=torch.Generator().manual_seed(0)).mul(4).round().to(dtype)  # many ties
+    for k in (1, 17, 60):
+        assert torch.equal(kth_smallest(score_GN, k), score_GN.sort(dim=1).values[:, k - 1 : k])
+        assert torch.equal(kth_smallest(score_GN.T.contiguous().T, k), kth_smallest(score_GN, k))
+
+
+def test_what_a_criterion_removes_is_zero_and_not_minus_zero():
+    p = problem()
+    weight_OI = Magnitude("row").prune(p.layer, HALF, p.stats()).weight_OI
+    assert not weight_OI[weight_OI == 0].signbit().any()
 
 
 def test_dense_is_the_layer_itself():

@@ -136,6 +136,6 @@ def test_what_is_out_of_range_is_refused(options):
 def test_all_or_nothing_has_no_pair():
     p = problem()
     full = Pruned(p.layer.weight_OI, torch.ones(6, 16, dtype=torch.bool))
-    refined = Pursuit(Wanda("row"), 5, 5, 0.5, 0.01).refine(p.layer, HALF, full, p.stats())
+    refined = Pursuit(Wanda("row"), 5, 5, 0.5, 0.01).exchange(p.layer, HALF, full, p.stats())
     assert refined.keep_OI.all()
     assert_close(refined.weight_OI, p.layer.weight_OI)

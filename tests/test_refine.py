@@ -26,7 +26,7 @@ from sparsity.refine import BlockTuning
 from sparsity.stream import BlockStream, Passage
 
 CPU = torch.device("cpu")
-TUNING = BlockTuning("dense", 6, 0.003, 0.2, 6, 0)
+TUNING = BlockTuning(6, 0.003, 0.2, 6, 0, "dense")
 NAMES = ["llama", "gpt2", "opt", "gemma2"]
 
 
@@ -133,8 +133,8 @@ def test_what_is_carried_can_be_put_back():
     for site in first.linears:
         first.write(site, first.layer(site).weight_OI * 0.5)
     a.advance(first)
-    b.carried = [state_BTI.clone() for state_BTI in a.carried]
-    assert len(a.carried) == 4  # two batches, pruned and dense
+    b.carry(state_BTI.clone() for state_BTI in a.carried())
+    assert len([*a.carried()]) == 4  # two batches, pruned and dense
     for stream in (a, b):
         stream.observe(second, {})
     for mine, theirs in zip(a.passage(second), b.passage(second), strict=True):
@@ -177,7 +177,7 @@ def test_of_one_layer_it_finds_the_exact_refit():
     block, passage, site, keep_OI = alone()
     x_NI = torch.cat(passage.inputs).flatten(0, 1).double()
     lost_NO = torch.cat([y - x for x, y in zip(passage.sources, passage.targets, strict=True)]).flatten(0, 1).double()
-    facts = BlockTuning("dense", 600, 0.05, 0, 600, 0).refine(block, passage, {site: keep_OI})
+    facts = BlockTuning(600, 0.05, 0, 600, 0, "dense").refine(block, passage, {site: keep_OI})
     found_OI = block.layer(site).weight_OI
     for row, keep_I in enumerate(keep_OI):
         best_S = torch.linalg.lstsq(x_NI[:, keep_I], lost_NO[:, row]).solution
@@ -195,7 +195,7 @@ def test_what_gets_worse_elsewhere_is_not_kept():
         passage.targets[3].copy_(
             passage.inputs[3] + passage.inputs[3] @ (given_OI - (passage_gain(passage, given_OI))).T
         )
-    facts = BlockTuning("dense", 50, 0.01, 0.25, 3, 0).refine(block, passage, {site: keep_OI})
+    facts = BlockTuning(50, 0.01, 0.25, 3, 0, "dense").refine(block, passage, {site: keep_OI})
     assert torch.equal(block.layer(site).weight_OI, given_OI)
     assert (facts["epochs"], facts["kept_epoch"]) == (3.0, 0.0)
     assert facts["held_out"] == facts["held_out_before"]
@@ -264,7 +264,7 @@ def test_mistakes_are_named(change, reason, words):
 
 
 def test_the_rate_rises_falls_and_ends():
-    from sparsity.refine.block import _share_of_rate
+    from sparsity.tuning import _share_of_rate
 
     rates = [_share_of_rate(step, 40) for step in range(40)]
     assert max(rates) == 1.0
@@ -283,7 +283,7 @@ def test_a_stream_without_a_target_says_so():
 
 def test_ranges_are_checked_in_the_library_too():
     with pytest.raises(UserError, match="epochs=0"):
-        BlockTuning("dense", 0, 0.001, 0.1, 1, 0)
+        BlockTuning(0, 0.001, 0.1, 1, 0, "dense")
     assert (
         plan(Decoder(zoo.build(CONFIGS["llama"]())), Magnitude("layer"), Unstructured(0.5), NoCorrection()).last == -1
     )

@@ -14,7 +14,7 @@ from experiments.bench.memory import run as measured
 from sparsity.engine import Plan, plan
 from sparsity.models import Decoder
 from sparsity.models.skeleton import skeleton
-from sparsity.runs.resources import FACTORS, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
+from sparsity.runs.resources import FACTORS, KEPT, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
 from sparsity.runs.settings import read
 
 WIDTH, INNER, BLOCKS, VOCABULARY = 8192, 28672, 80, 32000
@@ -31,9 +31,10 @@ def llama_70b() -> Decoder:
 
 def asked(decoder: Decoder, *words: str, tokens: int = 0, stream: bool = True) -> tuple[Plan, Needed]:
     words = ("calibration=paper", *words)
-    parts = assembled(*words)
-    the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, refinement=parts.refine)
-    return the_plan, needed(read(compose(*words)), decoder, the_plan, parts.evaluation.values(), tokens, stream)
+    parts, settings = assembled(*words), read(compose(*words))
+    whole = {"head": settings.scope.lm_head, "refinement": parts.refine}
+    the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, **whole)
+    return the_plan, needed(settings, parts, decoder, the_plan, tokens, stream)
 
 
 def test_the_shapes_of_llama_70b(llama_70b):
@@ -89,6 +90,46 @@ def test_memory_read_block_by_block_does_not_know_the_depth():
     assert found[0][1] < found[1][1]
 
 
+def test_a_recovery_holds_copies_of_all_that_is_pruned_and_the_activations_of_a_batch(llama_70b):
+    pruned, text = BLOCKS * LAYERS, 128 * 2048
+    words = ("method=wanda", "recover=distill")
+    _, need = asked(llama_70b, *words, stream=False)
+    assert need.stages["recover"] == {"tuned weights": 6 * 4 * pruned, "masks": pruned}
+    assert need.stages["learn"]["tuned weights"] == 4 * 4 * pruned
+    assert need.model["dense model's predictions"] == 2 * text * WIDTH
+    outputs = 3 * WIDTH + 2 * 1024 + 2 * INNER
+    assert need.stages["learn"]["activations"] == 2 * 4 * 2048 * KEPT * outputs * BLOCKS
+    _, again = asked(llama_70b, *words, "recover.recompute=true", stream=False)
+    assert again.stages["learn"]["activations"] == 2 * 4 * 2048 * (KEPT * outputs + WIDTH * BLOCKS)
+    _, head = asked(llama_70b, *words, "scope.lm_head=true", stream=False)
+    assert head.model["dense model's predictions"] - need.model["dense model's predictions"] == OUTSIDE
+    _, none = asked(llama_70b, "method=wanda", stream=False)
+    assert not {"recover", "learn"} & none.stages.keys()
+    assert "dense model's predictions" not in none.model
+
+
+def test_a_model_in_float32_is_the_copy_that_is_tuned():
+    small = llama(2, 64, 128, 4, 96)
+    copies = []
+    for dtype in (torch.bfloat16, torch.float32):
+        _, need = asked(Decoder(skeleton(small, dtype)), "method=wanda", "recover=distill", stream=False)
+        pruned = need.stages["recover"]["masks"]
+        copies.append(need.stages["recover"]["tuned weights"] // (4 * pruned))
+    assert copies == [6, 5]
+
+
+def test_what_the_model_writes_is_calibrated_on_and_has_keys_and_values(llama_70b):
+    _, need = asked(llama_70b, "method=wanda", "calibration.written=20", stream=False)
+    assert need.stages["prune"]["hidden states"] == 2 * 148 * 2048 * WIDTH
+    assert need.stages["write"]["keys and values"] == 2 * 2 * 16 * 2048 * 1024 * BLOCKS  # 16 at once, 8 heads of 128
+    assert need.stages["write"]["logits"] == 2 * 16 * 16 * VOCABULARY
+    each = BLOCKS * (2 * LAYERS + 4 * 2048 * WIDTH) + 2 * VOCABULARY * WIDTH
+    assert need.operations["writing"] == 20 * 2048 * each
+    _, unread = asked(llama_70b, "method=magnitude", "calibration.written=20", stream=False)
+    assert "write" not in unread.stages  # nothing reads it, so nothing is written
+    assert unread.operations["writing"] == 0
+
+
 def test_disk_by_what_is_kept(llama_70b):
     _, need = asked(llama_70b, "method=wanda", "journal=false", "save=true")
     assert need.disk == {"checkpoint": OUTSIDE + BLOCKS * BLOCK, "changed blocks": 0, "journal": 0, "statistics": 0}
@@ -134,6 +175,8 @@ RUNS = {
     "32 streamed": (32, "model.stream=true", "method=wanda", "save=true"),
     "32 whole": (32, "model.stream=false", "method=wanda", "save=true"),
     "8 streamed, sparsegpt": (8, "model.stream=true", "method=sparsegpt"),
+    "8 streamed, refined": (8, "model.stream=true", "method=wanda", "refine=block", "refine.epochs=2"),
+    "8 whole, recovered": (8, "model.stream=false", "method=wanda", "recover=distill", "recover.epochs=2"),
 }
 
 

@@ -31,7 +31,16 @@ def test_result_is_complete(saved):
     assert len(result["mask_sha256"]) == 64
     assert set(result["perplexity"]) == {"dense", "pruned"}
     assert {"asked", "found"} <= set(result["sparsity"])
-    assert set(result["seconds"]) == {"load", "allocate", "calibrate", "prune", "refine", "journal", "evaluate"}
+    assert set(result["seconds"]) == {
+        "load",
+        "allocate",
+        "calibrate",
+        "prune",
+        "refine",
+        "recover",
+        "journal",
+        "evaluate",
+    }
     numbers = [*result["perplexity"].values(), *result["sparsity"].values(), *result["seconds"].values()]
     assert all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers)
     assert result["seconds"]["calibrate"] > 0

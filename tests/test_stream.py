@@ -62,7 +62,7 @@ def test_walking_the_blocks_is_the_model(name, dtype):
     for ids_BT, hidden_BTI in zip(batches, s.hidden, strict=True):
         logits_BTV = decoder.model(input_ids=ids_BT).logits
         assert torch.equal(decoder.head(ids_BT, hidden_BTI), logits_BTV)
-        assert torch.equal(decoder.hidden(ids_BT), hidden_BTI)
+        assert torch.equal(next(decoder.hidden_of([ids_BT])), hidden_BTI)
         some_BTV = decoder.head(ids_BT[:, 3:5], hidden_BTI[:, 3:5])  # position by position
         torch.testing.assert_close(some_BTV, logits_BTV[:, 3:5])
         assert torch.equal(decoder.logits(ids_BT), logits_BTV)
@@ -212,6 +212,40 @@ def test_no_pass_too_many(method, layer_error, propagate, passes):
     walk(decoder, s, method, layer_error=layer_error)
     assert [counts[0] for counts in run] == [3 * n for n in passes]  # 3 batches
     assert s.forwards == 3 * sum(passes)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("propagate", "finished"),
+    [("pruned", 1), ("dense", 3)],  # of 3 batches; the outputs of `dense` go on to the next block
+)
+def test_an_observing_pass_ends_at_the_last_input_that_is_asked_for(name, propagate, finished):
+    found = {}
+    for which in ("asked", "whole"):
+        decoder = Decoder(zoo.build(CONFIGS[name]()))
+        s, ends = zoo.stream(decoder, propagate=propagate), []
+        block = s.blocks[1]
+        s.advance(s.blocks[0])
+        if which == "whole":
+            s.target = "own"  # a refinement needs the outputs
+        block.module.register_forward_hook(lambda *_, ends=ends: ends.append(1))
+        stats = s.observe(block, {site: (GRAM, NORM) for site in block.linears})
+        assert len(ends) == (finished if which == "asked" else 3)
+        found[which] = {site.name: (known[GRAM].gram_II, known[NORM].total_I) for site, known in stats.items()}
+    for site, known in found["asked"].items():
+        assert all(torch.equal(a, b) for a, b in zip(known, found["whole"][site], strict=True)), site
+
+
+def test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch():
+    decoder = Decoder(zoo.build(CONFIGS["llama"]()))
+    s = zoo.stream(decoder)
+    block = s.blocks[0]
+    mlp = block.module.mlp
+    inner = mlp.forward
+    mlp.forward = lambda x_BTI: inner(x_BTI) + inner(2 * x_BTI)
+    stats = s.observe(block, {site: (NORM,) for site in block.linears})
+    for site in block.linears:
+        assert stats[site][NORM].tokens == (2 if site.role == "mlp" else 1) * 5 * zoo.TOKENS, site
 
 
 def test_pruned_blocks_feed_the_next_unless_propagate_is_dense():

@@ -71,10 +71,10 @@ def test_the_model_is_that_of_transformers(tmp_path, name, dtype):
     assert ordinary.sites == decoder.sites
     buffers = dict(ordinary.model.named_buffers())
     assert buffers.keys() == dict(decoder.model.named_buffers()).keys()
-    ids_WT = zoo.ids()
-    for a, b in zip(ordinary.logits_of(ids_WT, 2), Walked(decoder).logits_of(ids_WT, 2), strict=True):
+    batches = zoo.ids().split(2)
+    for a, b in zip(ordinary.logits_of(batches), Walked(decoder).logits_of(batches), strict=True):
         assert torch.equal(a, b)
-    for a, b in zip(ordinary.hidden_of(ids_WT, 2), Walked(decoder).hidden_of(ids_WT, 2), strict=True):
+    for a, b in zip(ordinary.hidden_of(batches), Walked(decoder).hidden_of(batches), strict=True):
         assert torch.equal(a, b)
 
 
@@ -242,12 +242,12 @@ def test_evaluators_find_the_same(tmp_path):
 
 def test_a_block_is_read_once_for_all_windows(tmp_path, monkeypatch):
     _, decoder = pair(tmp_path, "llama")
-    list(Walked(decoder).logits_of(zoo.ids(), 2))  # the first block is looked at once
+    list(Walked(decoder).logits_of(zoo.ids().split(2)))  # the first block is looked at once
     read, inner = [], Files.read_block
     monkeypatch.setattr(
         Files, "read_block", lambda files, block, names: read.append(block) or inner(files, block, names)
     )
-    assert len(list(Walked(decoder).logits_of(zoo.ids(), 1))) == 5
+    assert len(list(Walked(decoder).logits_of(zoo.ids().split(1)))) == 5
     assert read == [block.name for block in decoder.blocks]
 
 
@@ -258,4 +258,4 @@ def test_a_walk_that_leaves_the_numbers_names_block_and_text(tmp_path):
         for site in block.linears:
             block.write(site, torch.full_like(block.layer(site).weight_OI, 1e30))
     with pytest.raises(ValueError, match=r"model\.layers\.1: .* on evaluation batch 0"):
-        list(Walked(decoder).hidden_of(zoo.ids(), 2))
+        list(Walked(decoder).hidden_of(zoo.ids().split(2)))

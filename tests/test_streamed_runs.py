@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import save
 from commands import MEASURED, SMALL, UNMEASURED, Run, command, folders, refuse
+from composing import assembled, compose
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from sparsity import engine
+from sparsity.core import UserError
 from sparsity.models import Decoder, Tiny
 from sparsity.models.files import INDEX
+from sparsity.runs import journal
+from sparsity.runs.build import check_streams
+from sparsity.runs.settings import read
 
 DENSE = ("model=local", "model.path=dense")
 STREAMED = (*DENSE, "model.stream=true")
@@ -73,10 +80,8 @@ def test_a_run_finds_and_saves_the_same(words):
             assert int((file.get_tensor(f"{name}.weight") == 0).sum()) == told["zeros"]
 
 
-@pytest.mark.parametrize("propagate", ["pruned", "dense"])
-def test_a_killed_run_goes_on(monkeypatch, propagate):
-    words = (*STREAMED, *MEASURED, "method=sparsegpt", f"calibration.propagate={propagate}", "save=true")
-    whole = run(*words, into="whole")
+def killed(patch: pytest.MonkeyPatch, *words: str) -> None:
+    """A run that ends in the third of four blocks."""
     inner = engine._prune_layer
 
     class Killed(BaseException):
@@ -87,12 +92,45 @@ def test_a_killed_run_goes_on(monkeypatch, propagate):
             raise Killed
         return inner(plan, block, site, stats, device)
 
+    patch.setattr(engine, "_prune_layer", dies)
+    with pytest.raises(Killed):
+        command(*SMALL, *words)
+
+
+@pytest.mark.parametrize("propagate", ["pruned", "dense"])
+def test_a_killed_run_goes_on(monkeypatch, propagate):
+    words = (*STREAMED, *MEASURED, "method=sparsegpt", f"calibration.propagate={propagate}", "save=true")
+    whole = run(*words, into="whole")
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_prune_layer", dies)
-        with pytest.raises(Killed):
-            command(*SMALL, *words)
+        killed(patch, *words)
     ended = command(*SMALL, *words)
     assert "going on at block 3 of 4" in ended.out, ended.err
+    [folder] = folders()
+    same(whole, Run(folder))
+
+
+class Late:
+    """In the place of the journal's writer: does what it was given when somebody waits for it, the next block pruned by then."""
+
+    def __init__(self, workers: int):
+        assert workers == 1
+
+    def submit(self, fn: Callable[..., None], *arguments: object) -> Late:
+        self.result = partial(fn, *arguments)
+        return self
+
+    def shutdown(self) -> None:
+        """Nothing is under way."""
+
+
+@pytest.mark.parametrize("words", [DENSE, STREAMED], ids=["whole", "streamed"])
+def test_the_journal_keeps_a_block_as_it_was_put_away(monkeypatch, words):
+    words = (*words, *MEASURED, "method=wanda", "corrector=optimal", "save=true")
+    whole = run(*words, into="whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "ThreadPoolExecutor", Late)
+        killed(patch, *words)
+    assert "going on at block 3 of 4" in command(*SMALL, *words).out
     [folder] = folders()
     same(whole, Run(folder))
 
@@ -119,6 +157,11 @@ REFUSED = {
     "cost": (["evaluation=[cost]"], ["evaluation cost runs whole models"]),
     "probes": (["allocation=sensitivity"], ["runs the whole model many times", "allocation=owl"]),
     "packed": (["save=true", "packed=true"], ["packed=true holds the whole model"]),
+    "recovery": (["recover=distill"], ["recover tunes the survivors of all blocks together", "Use refine=block"]),
+    "writing": (
+        ["calibration.written=2"],
+        ["calibration.written=2 runs the whole model for every token", "expected 0"],
+    ),
 }
 
 
@@ -128,6 +171,13 @@ def test_what_needs_the_whole_model_is_refused_before_it_is_loaded(monkeypatch, 
     ended = command(*SMALL, *STREAMED, *words)
     assert ended.status == 1
     assert all(word in ended.err for word in says), ended.err
+
+
+def test_several_processes_are_refused():
+    words = ("model=local", "model.path=dense", "model.stream=true")
+    check_streams(assembled(*words), read(compose(*words)), 1)
+    with pytest.raises(UserError, match=r"expected one, got 2\. Start python run\.py without torchrun"):
+        check_streams(assembled(*words), read(compose(*words)), 2)
 
 
 def test_a_packed_checkpoint_is_refused():

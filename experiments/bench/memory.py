@@ -153,9 +153,9 @@ def plan_table(config: PreTrainedConfig, dtype: torch.dtype) -> None:
         settings, parts = read(composed), build(components(composed))
         need = needed(
             settings,
+            parts,
             decoder,
             plan(decoder, parts.method, parts.pattern, parts.corrector),
-            parts.evaluation.values(),
             341_469,  # WikiText-2's test rows in Llama's tokens
             stream=True,
         )

@@ -21,9 +21,7 @@ Unit = Literal["block", "role", "layer", "leaf"]
 @dataclass(frozen=True)
 class Allotted:
     patterns: Mapping[Site, Pattern]
-    rows: list[
-        dict[str, Any]
-    ]  # one for each group of layers: its share of removed weights, and what was measured of it
+    rows: list[dict[str, Any]]  # for each group of layers its share of removed weights, and what was measured of it
 
 
 class Allocation(Protocol):

@@ -20,9 +20,8 @@ from fractions import Fraction
 from ..core import Site
 from .base import Shapes
 
-SLACK = (
-    1e-6  # weights of a row: more than the rounding of s I. The floors never exceed the total, nor empty a row at s = 1
-)
+# Weights of a row: more than the rounding of s I. So the floors never exceed the total, nor empty a row at s = 1
+SLACK = 1e-6
 
 
 def apportioned(shapes: Shapes, wanted: Mapping[Site, float], sparsity: float) -> dict[Site, Fraction]:

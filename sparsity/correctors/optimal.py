@@ -78,13 +78,12 @@ class Optimal:
         chosen_I = torch.zeros_like(pruned.keep_OI[0]).index_fill(0, chosen.channel_S, True).to(home)
         # rows are problems of their own: a panel stays in the cache from the first pass to the last
         rows = rows_of_panel(layer.weight_OI.shape[1])
-        panels = zip(*(part.split(rows) for part in (layer.weight_OI, pruned.weight_OI, pruned.keep_OI)), strict=True)
-        done = [
-            self._rows(system, dense_PI.to(home, dtype), given_PI.to(home, dtype), keep_PI.to(home) & chosen_I)
-            for dense_PI, given_PI, keep_PI in panels
-        ]
-        target_OI, t_O, free_O, clamped_O, start_O, rest_O = (torch.cat(parts) for parts in zip(*done, strict=True))
 
+        def compute(dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor) -> tuple[Tensor, ...]:
+            return self._rows(system, dense_PI.to(home, dtype), given_PI.to(home, dtype), keep_PI.to(home) & chosen_I)
+
+        whole = stats.by_rows(compute, rows, layer.weight_OI, pruned.weight_OI, pruned.keep_OI)
+        target_OI, t_O, free_O, clamped_O, start_O, rest_O = whole
         corrected_OI = target_OI.to(layer.weight_OI)
         if layer.weight_OI.dtype != dtype:
             gram_II = stats[GRAM].gram_II

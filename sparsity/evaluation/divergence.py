@@ -26,8 +26,7 @@ TAIL = "outside."  # marks the parameters among what is remembered
 @dataclass(frozen=True)
 class Divergence(Windowed):
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        hidden = dense.hidden_of(self.ids(ids_N), self.batch_size)
-        hidden_WTI = torch.cat([hidden_BTI.cpu() for hidden_BTI in hidden])
+        hidden_WTI = torch.cat([hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(self.batches(ids_N))])
         self.check_finite(hidden_WTI.double().mean((1, 2)), "the dense model's mean hidden state", dense, ids_N)
         outside = {f"{TAIL}{name}": value.detach().cpu() for name, value in dense.outside().items()}
         return {"hidden": hidden_WTI, **outside}
@@ -38,10 +37,9 @@ class Divergence(Windowed):
             for name, value in reference.items()
             if name.startswith(TAIL)
         }
-        ids_WT = self.ids(ids_N)
-        hidden = pruned.hidden_of(ids_WT, self.batch_size)
-        batches = zip(ids_WT.split(self.batch_size), reference["hidden"].split(self.batch_size), hidden, strict=True)
-        parts = [_of_batch(pruned, *batch, outside) for batch in batches]
+        batches, dense = self.batches(ids_N), reference["hidden"].split(self.batch_size)
+        hidden = pruned.hidden_of(batches)
+        parts = [_of_batch(pruned, *batch, outside) for batch in zip(batches, dense, hidden, strict=True)]
         kl_W, agreement_W = (torch.cat(part) / (self.seqlen - 1) for part in zip(*parts, strict=True))
         self.check_finite(kl_W, "the divergence", pruned, ids_N)
         columns = {"kl": kl_W, "agreement": agreement_W}

@@ -42,9 +42,8 @@ class Perplexity(Windowed):
         return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W})
 
     def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
-        ids_WT = self.ids(ids_N)
-        logits = model.logits_of(ids_WT, self.batch_size)
-        batches = ids_WT.split(self.batch_size)
+        batches = self.batches(ids_N)
+        logits = model.logits_of(batches)
         nll_W = torch.cat([nll(next(logits), ids_BT) for ids_BT in batches])  # one batch's logits at a time
         self.check_finite(nll_W, f"the {which} model's NLL", model, ids_N)
         return nll_W

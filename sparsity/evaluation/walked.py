@@ -4,7 +4,7 @@ one batch at a time, so that every block is read once. Memory: one block, the hi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,16 +27,20 @@ class Walked:
         return self._decoder.device
 
     def logits(self, ids_BT: Tensor) -> Tensor:
-        return next(self.logits_of(ids_BT, len(ids_BT)))
+        return next(self.logits_of([ids_BT]))
 
-    def logits_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
-        hidden = self.hidden_of(ids_WT, batch_size)
-        for ids_BT, hidden_BTI in zip(ids_WT.split(batch_size), hidden, strict=True):
+    def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        for ids_BT, hidden_BTI in zip(batches, self.hidden_of(batches), strict=True):
             yield self._decoder.head(ids_BT, hidden_BTI)
 
-    def hidden_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
+    def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         stream = BlockStream(
-            self._decoder, ids_WT, batch_size=batch_size, propagate="pruned", device=self.device, text="evaluation"
+            self._decoder,
+            torch.cat([*batches]),
+            batch_size=len(batches[0]),
+            propagate="pruned",
+            device=self.device,
+            text="evaluation",
         )
         for block in stream.blocks:
             with block.on(stream.device):

@@ -39,9 +39,10 @@ class Windowed:
     def check(self, ids_N: Tensor) -> None:
         windows(ids_N, self.seqlen, self.windows)
 
-    def ids(self, ids_N: Tensor) -> Tensor:
-        """The windows (W, T), in the order of the text."""
-        return windows(ids_N, self.seqlen, self.windows)
+    def batches(self, ids_N: Tensor) -> tuple[Tensor, ...]:
+        """The windows (B, T), B <= batch_size, in the order of the text."""
+        batches: tuple[Tensor, ...] = windows(ids_N, self.seqlen, self.windows).split(self.batch_size)
+        return batches
 
     def measured(self, table: str, summary: Mapping[str, float], columns: Mapping[str, Tensor]) -> Measured:
         """A summary with the protocol, and a row for each window with its value (W,) of every column."""
@@ -55,7 +56,7 @@ class Windowed:
         """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""
         if not value_W.isfinite().all():
             first = int((~value_W.isfinite()).nonzero()[0])
-            ids_WT = self.ids(ids_N)
+            ids_WT = windows(ids_N, self.seqlen, self.windows)
             raise UserError(
                 f"{what} on evaluation window {first} is {value_W[first].item()}: expected a finite number. The "
                 f"first NaN or infinity comes out of {model.culprit(ids_WT[first][None])}. Try dtype=float32, or check its weights"

@@ -8,10 +8,10 @@ from .magnitude import Magnitude
 from .neuronrank import NeuronRank
 from .neuronrank_old import NeuronRankOld
 from .pursuit import Pursuit
-from .refinement import Refinement
 from .ria import RIA
 from .route import Route
 from .sparsegpt import SparseGPT
+from .successor import Successor
 from .swaps import Swaps
 from .tfidf import TfIdf
 from .wanda import Wanda
@@ -26,9 +26,9 @@ __all__ = [
     "NeuronRank",
     "NeuronRankOld",
     "Pursuit",
-    "Refinement",
     "Route",
     "SparseGPT",
+    "Successor",
     "Swaps",
     "TfIdf",
     "Wanda",

@@ -68,9 +68,12 @@ class ADMM:
         dtype = scale_I.dtype
         rising = [pattern.partly(1 - (1 - t / self.gradual) ** 3) for t in range(1, self.gradual + 1)]
         patterns = [*rising, *[pattern] * (self.iterations - self.held - self.gradual)]
-        panels = layer.weight_OI.split(rows_together(layer, pattern, self.scope))
-        done = [self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns) for panel_PI in panels]
-        z_OI, keep_OI, new_O, gap_O, dense_O = (torch.cat(parts) for parts in zip(*done, strict=True))
+        height = rows_together(layer, pattern, self.scope)
+
+        def settle(panel_PI: Tensor) -> tuple[Tensor, ...]:
+            return self._settle(panel_PI.to(dtype) * scale_I, resolvent_II, patterns, stats, len(layer.weight_OI))
+
+        z_OI, keep_OI, new_O, gap_O, dense_O = stats.by_rows(settle, height, layer.weight_OI)
         facts = {
             "damp": damp,
             "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
@@ -79,12 +82,14 @@ class ADMM:
         }
         return Pruned((z_OI / scale_I).to(layer.weight_OI.dtype), keep_OI, facts)
 
-    def _settle(self, dense_PI: Tensor, resolvent_II: Tensor, patterns: Sequence[Pattern]) -> tuple[Tensor, ...]:
+    def _settle(
+        self, dense_PI: Tensor, resolvent_II: Tensor, patterns: Sequence[Pattern], stats: Stats, rows: int
+    ) -> tuple[Tensor, ...]:
         """Z and its mask; of every row the survivors that the last change of the mask brought in, ||W - Z|| and ||W0||."""
         v_PI, keep_PI = dense_PI.clone(), torch.ones_like(dense_PI, dtype=torch.bool)
         for step in range(self.iterations):
             if step < len(patterns):
-                before_PI, keep_PI = keep_PI, patterns[step].keep(v_PI.abs(), self.scope)
+                before_PI, keep_PI = keep_PI, stats.keep(patterns[step], v_PI.abs(), self.scope, rows)
                 off_PI = (~keep_PI).to(v_PI.dtype)
             weight_PI = advance(v_PI, dense_PI, off_PI, resolvent_II)
         z_PI = v_PI.masked_fill_(~keep_PI, 0)

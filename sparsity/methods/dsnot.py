@@ -25,13 +25,13 @@ from torch import Tensor
 from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
 from ..linalg import wide
 from ..statistics import Moments, MomentsState
-from .refinement import Refinement
+from .successor import Successor
 
 MOMENTS = Tap(Moments())
 
 
 @dataclass(frozen=True)
-class DSnoT(Refinement):
+class DSnoT(Successor):
     base: Method
     cycles: int  # at most, >= 0: so many swaps a row
     threshold: float  # of |eps|, >= 0
@@ -46,7 +46,7 @@ class DSnoT(Refinement):
     def reads(self, site: Site) -> tuple[Tap[MomentsState]]:
         return (MOMENTS,)
 
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         mean_I, norm_I, spread_I = (
             part_I.to(wide(layer.weight_OI.dtype)) for part_I in stats.derived(MOMENTS, moments)
         )

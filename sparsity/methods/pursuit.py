@@ -17,6 +17,7 @@ Subspace pursuit (arXiv 0803.0811) also exchanges many at once and refits; it ra
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,13 +27,13 @@ from ..linalg import row_dot
 from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
 from ..statistics import Gram, GramState
 from .exchange import trade
-from .refinement import Refinement, told
+from .successor import Successor, told
 
 GRAM = Tap(Gram())
 
 
 @dataclass(frozen=True)
-class Pursuit(Refinement):
+class Pursuit(Successor):
     base: Method
     rounds: int  # at most, >= 0
     steps: int  # of conjugate gradients in a round, >= 1; twice as many before the first
@@ -55,23 +56,20 @@ class Pursuit(Refinement):
     def system(self, state: GramState) -> Spiked:
         return spiked(unit_diagonal(state.gram_II, self.damp), strong_directions(len(state.gram_II)))
 
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         system = stats.derived(GRAM, self.system)
         dtype = torch.promote_types(system.matrix_II.dtype, layer.weight_OI.dtype)
         system = Spiked(*(part.to(dtype) for part in system))
         scaled = [weight_OI / system.scale_I for weight_OI in (layer.weight_OI, pruned.weight_OI)]
-        keep_OI = pruned.keep_OI.clone()
-        panels = zip(*(whole.split(rows_of_panel(keep_OI.shape[1])) for whole in (*scaled, keep_OI)), strict=True)
-        done = [
-            self._rows(system, dense_PI, given_PI, keep_PI, pattern.group) for dense_PI, given_PI, keep_PI in panels
-        ]
-        x_OI, *rows = (torch.cat(parts) for parts in zip(*done, strict=True))
+        compute, height = partial(self._rows, system, pattern.group), rows_of_panel(layer.weight_OI.shape[1])
+        x_OI, keep_OI, *rows = stats.by_rows(compute, height, *scaled, pruned.keep_OI)
         return Pruned(x_OI.mul_(system.scale_I).to(layer.weight_OI), keep_OI, told(*rows))
 
     def _rows(
-        self, system: Spiked, dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor, group: int | None
+        self, system: Spiked, group: int | None, dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor
     ) -> tuple[Tensor, ...]:
-        """The weights, and of each row what `told` is told, from its first refit on. Writes into `keep_PI`."""
+        """The weights, what to keep, and of each row what `told` is told, from its first refit on."""
+        keep_PI = keep_PI.clone()
         x_PI, residual_PI, loss_P = refit(system, dense_PI, given_PI, keep_PI, 2 * self.steps)
         before_P, swaps_P, settled_P = loss_P.clone(), torch.zeros_like(loss_P), torch.zeros_like(loss_P)
         count_P = (self.fraction * torch.minimum(keep_PI.sum(1), (~keep_PI).sum(1))).long().clamp(min=1)
@@ -99,7 +97,7 @@ class Pursuit(Refinement):
             settled_P[row_R] = (count_R == 0).to(settled_P)
             count_P[row_R] = count_R
             row_R = row_R[count_R > 0]
-        return x_PI, swaps_P, settled_P, before_P, loss_P
+        return x_PI, keep_PI, swaps_P, settled_P, before_P, loss_P
 
 
 def refit(

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+
+from torch import Tensor
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
 from ..linalg import Factor, escalate, obs_sweep
@@ -48,6 +49,13 @@ class SparseGPT:
         weight_OI = layer.weight_OI.to(factor_II.dtype).masked_fill(dead_I, 0)
         group = pattern.group
         width = max(self.width // group, 1) * group if group else self.width
-        swept_OI, keep_OI = obs_sweep(weight_OI, factor_II, partial(pattern.keep, scope=self.scope), width, group)
+        rows = len(weight_OI)
+
+        def sweep(weight_PI: Tensor) -> tuple[Tensor, Tensor]:
+            return obs_sweep(
+                weight_PI, factor_II, lambda s_PM: stats.keep(pattern, s_PM, self.scope, rows), width, group
+            )
+
+        swept_OI, keep_OI = stats.by_rows(sweep, rows, weight_OI)
         facts = {"damp": damp, "dead_inputs": float(dead_I.sum())}
         return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts)

@@ -21,6 +21,7 @@ What becomes of the survivors afterwards is not foreseen: `pursuit` does that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,14 +30,14 @@ from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
 from ..linalg import row_dot
 from ..statistics import Gram, GramState
 from .exchange import exchange
-from .refinement import Refinement, told
+from .successor import Successor, told
 
 GRAM = Tap(Gram())
 PANEL = 2**22  # numbers in H
 
 
 @dataclass(frozen=True)
-class Swaps(Refinement):
+class Swaps(Successor):
     base: Method
     sweeps: int  # at most, >= 0
     candidates: int  # a row's revivals, and as many prunings, in a sweep, >= 1
@@ -50,23 +51,20 @@ class Swaps(Refinement):
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
 
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         dtype = torch.promote_types(stats[GRAM].gram_II.dtype, layer.weight_OI.dtype)
         gram_II, dense_OI = stats[GRAM].gram_II.to(dtype), layer.weight_OI.to(dtype)
         survivor_OI = pruned.weight_OI.where(pruned.keep_OI, layer.weight_OI)  # what each weight is where it survives
-        keep_OI = pruned.keep_OI.clone()
         height = max(PANEL // (2 * max(self.candidates, pattern.group or 1)) ** 2, 1)
-        panels = zip(*(part.split(height) for part in (dense_OI, survivor_OI.to(dtype), keep_OI)), strict=True)
-        done = [
-            self._rows(gram_II, dense_PI, given_PI, keep_PI, pattern.group) for dense_PI, given_PI, keep_PI in panels
-        ]
-        rows = (torch.cat(parts) for parts in zip(*done, strict=True))
+        compute = partial(self._rows, gram_II, pattern.group)
+        keep_OI, *rows = stats.by_rows(compute, height, dense_OI, survivor_OI.to(dtype), pruned.keep_OI)
         return Pruned(survivor_OI.masked_fill(~keep_OI, 0), keep_OI, told(*rows))
 
     def _rows(
-        self, gram_II: Tensor, dense_PI: Tensor, survivor_PI: Tensor, keep_PI: Tensor, group: int | None
+        self, gram_II: Tensor, group: int | None, dense_PI: Tensor, survivor_PI: Tensor, keep_PI: Tensor
     ) -> tuple[Tensor, ...]:
-        """Of each row what `told` is told. Writes into `keep_PI`."""
+        """What to keep, and of each row what `told` is told."""
+        keep_PI = keep_PI.clone()
         loss_P, gain_P, swaps_P, settled_P = gram_II.new_zeros(4, len(keep_PI))
         row_R = torch.arange(len(keep_PI), device=keep_PI.device)  # not settled yet
         for sweep in range(self.sweeps):
@@ -84,4 +82,4 @@ class Swaps(Refinement):
             if not swaps_R.any():
                 break
             row_R = row_R[swaps_R > 0]
-        return swaps_P, settled_P, loss_P, loss_P - gain_P
+        return keep_PI, swaps_P, settled_P, loss_P, loss_P - gain_P

@@ -7,5 +7,19 @@ from .local import Local
 from .smollm2 import SmolLM2
 from .source import Itself, Loaded, ModelSource
 from .tiny import Tiny
+from .writing import written
 
-__all__ = ["Block", "Call", "Decoder", "Hub", "Itself", "Linear", "Loaded", "Local", "ModelSource", "SmolLM2", "Tiny"]
+__all__ = [
+    "Block",
+    "Call",
+    "Decoder",
+    "Hub",
+    "Itself",
+    "Linear",
+    "Loaded",
+    "Local",
+    "ModelSource",
+    "SmolLM2",
+    "Tiny",
+    "written",
+]

@@ -29,9 +29,14 @@ class Linear:
     transposed: bool
 
     @property
+    def weight(self) -> nn.Parameter:
+        """As it is stored."""
+        assert isinstance(self.module.weight, nn.Parameter)
+        return self.module.weight
+
+    @property
     def weight_OI(self) -> Tensor:
-        assert isinstance(self.module.weight, Tensor)
-        weight = self.module.weight.detach()
+        weight = self.weight.detach()
         return weight.T if self.transposed else weight
 
 

@@ -85,7 +85,7 @@ class Decoder:
             raise UserError(
                 f"{type(model).__name__}: no linear layer in its blocks ({name}): nothing here can be pruned"
             )
-        known = {id(linear.module.weight) for block in self.blocks for linear in block.linears.values()}
+        known = {id(linear.weight) for block in self.blocks for linear in block.linears.values()}
         self.unpruned = {
             f"{block.name}.{n}": tuple(p.shape)
             for block in self.blocks
@@ -161,17 +161,16 @@ class Decoder:
         logits: Tensor = self.model(input_ids=ids_BT.to(self.device), use_cache=False).logits
         return logits
 
-    def logits_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """The same of many sequences, a batch at a time."""
-        return map(self.logits, ids_WT.split(batch_size))
+    def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The same of each of some batches."""
+        return map(self.logits, batches)
 
-    def hidden_of(self, ids_WT: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """The hidden states (B, T, I) behind the last block, likewise."""
-        return map(self.hidden, ids_WT.split(batch_size))
+    def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The hidden states (B, T, I) behind the last block, of each of some batches: what `head` takes."""
+        return map(self._hidden, batches)
 
     @torch.no_grad()
-    def hidden(self, ids_BT: Tensor) -> Tensor:
-        """The hidden states (B, T, I) behind the last block: what `head` takes."""
+    def _hidden(self, ids_BT: Tensor) -> Tensor:
         found: list[Tensor] = []
 
         def look(module: nn.Module, args: Any, output: Any) -> None:
@@ -239,11 +238,10 @@ class Decoder:
             inside.add(id(embedding.weight))
         return {name: p.detach() for name, p in self.model.named_parameters() if id(p) not in inside}
 
-    @torch.no_grad()
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all.
 
-        `outside`: parameters outside the blocks to use instead of the model's own, on its device.
+        `outside`: parameters outside the blocks to use instead of the model's own, on its device. Differentiable.
         """
         wrap, last, hidden_BTI = self._wrap, len(self.blocks) - 1, hidden_BTI.to(self.device)
 
@@ -254,6 +252,7 @@ class Decoder:
         return logits
 
     @cached_property
+    @torch.no_grad()
     def _wrap(self) -> Callable[[Tensor], Any]:
         """Hidden states in the shape of a block's return value, a tensor or a tuple that starts with it: seen on two tokens."""
         seen: list[Any] = []

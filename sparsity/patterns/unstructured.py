@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from ..core import Layer, Scope, UserError
+from ..linalg import kth_smallest
 
 
 def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
     """True for all but the `removed` smallest scores of each row; among equal scores the lower index is removed first.
 
-    One selection (kthvalue, O(N)) in place of a sort. A quantised model ties heavily, so ties at the threshold are counted.
+    One selection, O(N), in place of a sort. A quantised model ties heavily, so ties at the threshold are counted.
     """
     if removed == 0:
         return torch.ones_like(score_GN, dtype=torch.bool)
-    threshold_G1 = score_GN.kthvalue(removed, dim=-1, keepdim=True).values
+    threshold_G1 = kth_smallest(score_GN, removed)
     below_GN, tied_GN = score_GN < threshold_G1, score_GN == threshold_G1
-    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True)
+    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True, dtype=torch.int32)
     return ~(below_GN | (tied_GN & (tied_GN.cumsum(dim=-1, dtype=torch.int32) <= room_G1)))
 
 

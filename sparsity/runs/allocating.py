@@ -1,11 +1,13 @@
 """A run's allocation: measured on the dense model before the first layer is pruned, or read where an earlier run measured it.
 
 What is kept is the measurement, not the shares, so that all sparsities and bounds of a sweep read one. A run that is resumed allots
-as it did: its model is dense again until the journal's blocks are written, and equal measurements give equal shares.
+as it did: its model is dense again until the journal's blocks are written, and equal measurements give equal shares. Of several
+processes the first one measures, and tells the others.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -28,9 +30,12 @@ def allocate(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> Plan:
         return plan
     shapes: Shapes = {site: _shape(dense.decoder.layer(site)) for site in asked}
     allocation = job.parts.allocation
-    measured = {} if ids_BT is None or allocation.measurement is None else _measured(job, dense, shapes, ids_BT)
+    measures = job.processes.rank == 0 and allocation.measurement is not None
+    measured = _measured(job, dense, shapes, ids_BT) if measures and ids_BT is not None else {}
+    names = json.loads(job.processes.words(json.dumps([*measured]))[0])
+    measured = dict(zip(names, job.processes.each([*measured.values()]), strict=True))
     found = allocation.allot(job.parts.pattern, shapes, measured)
-    if found.rows:
+    if found.rows and job.processes.rank == 0:
         job.store.csv("allocation.csv", found.rows)
     return replace(plan, patterns={**plan.patterns, **found.patterns})
 

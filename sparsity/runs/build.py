@@ -18,6 +18,7 @@ from ..allocation import Allocation
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
+from ..recover import Recovery
 from ..refine import Refinement
 from .errors import alternatives
 from .groups import COMPONENTS, SHARED
@@ -37,6 +38,7 @@ class Parts:
     allocation: Allocation
     corrector: Corrector
     refine: Refinement
+    recover: Recovery
     evaluation: Mapping[str, Evaluator]
     tracker: Mapping[str, Tracker]
 
@@ -108,7 +110,7 @@ def _class(target: str) -> type:
     return cls
 
 
-def check_streams(parts: Parts, packed: bool) -> None:
+def check_streams(parts: Parts, settings: Settings, processes: int) -> None:
     """Refuse what needs the whole of a model that is read block by block."""
     read = [name for name in ("model", "reference") if getattr(parts, name).stream]
     if not read:
@@ -119,12 +121,29 @@ def check_streams(parts: Parts, packed: bool) -> None:
                 f"evaluation {name} runs whole models, and {read[0]}.stream=true leaves its blocks in their files: expected "
                 f"evaluations over windows (perplexity, divergence). Add save=true, and evaluate the checkpoint where it fits"
             )
-    if parts.model.stream and not parts.allocation.streams:
+    if not parts.model.stream:
+        return
+    if not parts.allocation.streams:
         raise UserError(
             f"allocation {parts.allocation} runs the whole model many times, and model.stream=true leaves its blocks in their "
             f"files: expected an allocation that sees one block at a time. Use allocation=uniform or allocation=owl"
         )
-    if parts.model.stream and packed:
+    if parts.recover.reads_text:
+        raise UserError(
+            "recover tunes the survivors of all blocks together, and model.stream=true leaves the blocks in their files: expected "
+            "recover=none. Use refine=block, which tunes one block at a time, or leave model.stream=false"
+        )
+    if written := settings.calibration.written:
+        raise UserError(
+            f"calibration.written={written} runs the whole model for every token, and model.stream=true would read all of its "
+            f"blocks as often: expected 0. Leave one of them as it is by default"
+        )
+    if processes > 1:
+        raise UserError(
+            f"model.stream=true keeps the blocks that have changed in the folder of one process: expected one, got {processes}. "
+            f"Start python run.py without torchrun, or leave model.stream=false"
+        )
+    if settings.packed:
         raise UserError(
             "packed=true holds the whole model, and model.stream=true leaves its blocks in their files: expected one of them. "
             "Pack the saved checkpoint where it fits: method=dense model=local save=true packed=true"

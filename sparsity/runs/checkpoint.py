@@ -19,6 +19,7 @@ from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
 from .cache import content_hash
+from .groups import PRUNING
 from .store import RunStore
 
 FOLDER, PACKED = "model", "packed"
@@ -118,10 +119,7 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
         "pipeline_tag": "text-generation",
         "tags": ["pruned", "sparse", "sparsity-lab"],
     }
-    recipe = {
-        key: config[key]
-        for key in ("method", "pattern", "allocation", "corrector", "refine", "calibration", "scope", "dtype")
-    }
+    recipe = {key: config[key] for key in (*PRUNING, "calibration", "scope", "dtype")}
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---

@@ -30,10 +30,11 @@ PACKAGES = (
 )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    started = [Path(sys.executable).name] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": shlex.join([*started, *sys.argv]),
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -41,6 +42,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "hardware": {
             "processor": _processor(),
             "cores": os.cpu_count(),
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "memory_bytes": psutil.virtual_memory().total,
             "device": str(device),
@@ -49,16 +51,17 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def circumstances(device: torch.device) -> dict[str, Any]:
-    """What may change the last bits of a computation on one version of everything."""
+def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
+    """What may change the last bits of a computation on one version of everything. `processes`: how many share it."""
     if device.type == "cpu":
         return {
             "device": "cpu",
+            "processes": processes,
             "threads": torch.get_num_threads(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
         }
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"device": name, "deterministic": torch.are_deterministic_algorithms_enabled()}
+    return {"device": name, "processes": processes, "deterministic": torch.are_deterministic_algorithms_enabled()}
 
 
 def commit() -> str | None:

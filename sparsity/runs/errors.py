@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..core import UserError
-from . import sweeps
+from . import sweeps, together
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
@@ -40,6 +40,13 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
     """Run `main`; end with status 1 and one message after a user's mistake, with 130 after Ctrl-C."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
     sys.argv[1:] = _flag_first(sys.argv[1:])
+    if together.size() > 1 and sys.argv[1:2] in (["-m"], ["--multirun"]):
+        _end_all(
+            "error: torchrun starts the processes of one run, got -m: expected one point. Start each by a torchrun of its own"
+        )
+    if together.rank():
+        together.hush()
+        sys.argv[1:] = together.elsewhere(sys.argv[1:])
     try:
         main()
         _tell()
@@ -49,13 +56,15 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
     except PointFailed:
         _tell()
         _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
-    except (*MISTAKES, Mistake) as error:
+    except Mistake as error:
         _end(f"error: {describe(error, conf)}", 1)
+    except MISTAKES as error:
+        _end_all(f"error: {describe(error, conf)}")
     except OSError as error:
         if _in_job(error):
             raise
         option = "hydra.sweep.dir" if sys.argv[1:2] in (["-m"], ["--multirun"]) else "hydra.run.dir"
-        _end(f"error: {error.filename} cannot be made ({error.strerror}): choose another {option}", 1)
+        _end_all(f"error: {error.filename} cannot be made ({error.strerror}): choose another {option}")
 
 
 def hand_on(error: Exception, point: int | None) -> None:
@@ -143,6 +152,13 @@ def _tell() -> None:
     """What became of a sweep, if this was one."""
     for line in sweeps.told():
         print(line, flush=True)
+
+
+def _end_all(message: str) -> None:
+    """Before a run has begun: all processes see the same mistake, and the first one says so."""
+    if together.rank():
+        sys.exit(1)
+    _end(message, 1)
 
 
 def _end(message: str, status: int) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +16,7 @@ from ..models import Decoder, Itself, Loaded, ModelSource
 from ..models.cache import stamps
 from .cache import Cache, content_hash
 from .dense import Dense
+from .key import versions
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
@@ -44,8 +44,7 @@ def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torc
         "model": dense.fingerprint,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **versions(),
     }
     text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
     tokenizer = decoder.tokenizer and tokenizer_hash(decoder.tokenizer)

@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-COMPONENTS = (
-    "model",
-    "reference",
-    "dataset",
-    "method",
-    "pattern",
-    "allocation",
-    "corrector",
-    "refine",
-    "evaluation",
-    "tracker",
-)
+PRUNING = ("method", "pattern", "allocation", "corrector", "refine", "recover")  # what becomes of a model
+COMPONENTS = ("model", "reference", "dataset", *PRUNING, "evaluation", "tracker")
 SHARED = ("tfidf",)  # groups that reach the components by interpolation: whoever uses one holds a copy
 USUAL = "uniform"  # the allocation that needs no mention

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from ..models.cache import cache_dir
+from ..processes import ALONE, Processes
 from .build import Parts
 from .cache import Cache
 from .settings import Settings
@@ -40,6 +41,7 @@ class Job:
     key: str
     config: Mapping[str, Any]  # resolved, for the record
     place: Place
+    processes: Processes = ALONE
 
     @property
     def store(self) -> RunStore:
@@ -50,7 +52,7 @@ class Job:
         return Cache(cache_dir(), round(self.settings.cache.limit_gib * 2**30))
 
 
-STAGES = ("load", "allocate", "calibrate", "prune", "refine", "journal", "evaluate")
+STAGES = ("load", "allocate", "calibrate", "prune", "refine", "recover", "journal", "evaluate")
 
 
 @dataclass

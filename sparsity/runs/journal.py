@@ -40,6 +40,7 @@ class Done:
 
 class Journal:
     def __init__(self, run: Path, conditions: Mapping[str, Any]):
+        self._run = run
         self.folder = run / JOURNAL
         self._conditions = dict(conditions)
         self._works = True
@@ -58,7 +59,7 @@ class Journal:
         if count and (entry := self._entry(f"hidden-{count:03d}-")) is not None:
             with closing(entry):
                 return count, [tensor for _, tensor in sorted(entry.tensors().items())]
-        self.drop()
+        drop(self._run)
         return 0, []
 
     def block(self, index: int) -> Done:
@@ -115,8 +116,15 @@ class Journal:
                 written.result()
         except OSError as error:
             self._works = False
-            self.drop()
+            drop(self._run)
             say(f"no journal ({error.strerror}): if this run is interrupted, it will start again")
 
-    def drop(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def close(self) -> None:
+        """Nothing is put any more."""
+        self.settle()
+        self._writer.shutdown()
+
+
+def drop(run: Path) -> None:
+    """The run of this folder needs no journal any more."""
+    shutil.rmtree(run / JOURNAL, ignore_errors=True)

@@ -49,8 +49,7 @@ def run_key(
         "device": device.type,
         "code": code_version(classes),
         "python": platform.python_version(),  # whose manual dataset=pydocs is
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **versions(),
     }
     return content_hash(matters)[:16]
 
@@ -60,8 +59,7 @@ def statistics_key(needs: Needs) -> dict[str, Any]:
     statistics = {tap.statistic for taps in needs.values() for tap in taps}
     classes = {type(part) for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
     return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **versions(),
         "scikit-learn": version("scikit-learn"),  # which finds the topics
         "code": code_version(classes, FOLDING),
     }
@@ -69,11 +67,16 @@ def statistics_key(needs: Needs) -> dict[str, Any]:
 
 def measurement_key(allocation: Allocation) -> dict[str, Any]:
     """What can change a bit of an allocation's measurement besides model, text, machine and its options."""
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "code": code_version([type(allocation)], (*FOLDING, *MEASURING)),
-    }
+    return {**versions(), "code": code_version([type(allocation)], (*FOLDING, *MEASURING))}
+
+
+def writing_key() -> dict[str, Any]:
+    """What can change a token that a model writes besides model, prompts, machine and options."""
+    return {**versions(), "code": code_version([], ("models/*.py",))}
+
+
+def versions() -> dict[str, str]:
+    return {"torch": torch.__version__, "transformers": transformers.__version__}
 
 
 def code_version(classes: Iterable[type], rooms: Iterable[str] = ("**/*.py",)) -> str:

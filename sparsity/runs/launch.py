@@ -14,6 +14,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..processes import Processes, connected
+from . import together
 from .dense import Held
 from .errors import MISTAKES, hand_on
 from .groups import COMPONENTS, SHARED
@@ -27,13 +29,18 @@ HELD = Held()  # the points of a sweep in one process share a model
 
 
 def job(config: DictConfig) -> float | None:
-    """One run. Returns the number that `objective` names, which a sweeper may minimise."""
+    """One run, by all processes that torchrun started. Returns the number that `objective` names, which a sweeper may minimise."""
+    with connected(together.rank(), together.size()) as processes:
+        return _job(config, processes)
+
+
+def _job(config: DictConfig, processes: Processes) -> float | None:
     OmegaConf.set_struct(config, True)
     hydra = cast(DictConfig, HydraConfig.get())
     sweep = hydra.mode == RunMode.MULTIRUN
     where = place(hydra, config.name)
     try:
-        result, folder = run(config, where, HELD if sweep else None)
+        result, folder = run(config, where, HELD if sweep else None, processes)
         if sweep and result:
             note(Path(hydra.sweep.dir), Point(hydra.job.num, where.swept, str(folder), None))
     except Exception as error:
@@ -43,7 +50,9 @@ def job(config: DictConfig) -> float | None:
         hand_on(error, hydra.job.num if sweep else None)
         raise
     finally:
-        RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()  # a mistake that was seen early leaves nothing behind
+        if processes.rank == 0:
+            # a mistake that was seen early leaves nothing behind
+            RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()
     found: Any = result
     for name in config.objective.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None

@@ -7,7 +7,6 @@ the composition (`plan`), the text; and only then anything is computed.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -20,60 +19,74 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from ..core import Site, UserError
-from ..datasets import sample
 from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
 from ..models import Decoder
 from ..models.cache import stamps
-from . import checkpoint, console
+from ..processes import ALONE, Processes
+from . import checkpoint, console, sequences, together
 from .allocating import allocate
-from .build import build, check_streams, check_targets, components, targets
+from .build import Parts, build, check_streams, check_targets, components, targets
 from .dense import Dense, Held
 from .environment import environment, peak_memory, resident
 from .evaluate import compare, references, referred
-from .groups import SHARED
+from .groups import PRUNING, SHARED
 from .job import Clock, Job, Place
+from .journal import drop
 from .key import run_key
 from .preview import preview
-from .pruning import prune
+from .pruning import assist, prune
+from .recovering import recover, taught
 from .resources import Needed, needed, rate
-from .settings import read, resolve_device
-from .store import ENVIRONMENT, JOURNAL, RESULT, RunStore, find_finished, find_interrupted
+from .sequences import calibration_ids
+from .settings import Settings, read, resolve_device
+from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from .tracking import About, Outcome, Watch
 from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
+CALL = "prune"  # what the first process says to the others when there is something to do
 BEFORE = resident()  # what the program holds without a model
 
 
-def run(config: DictConfig, place: Place, held: Held | None = None) -> tuple[dict[str, Any], Path]:
+def run(
+    config: DictConfig, place: Place, held: Held | None = None, processes: Processes = ALONE
+) -> tuple[dict[str, Any], Path]:
     """Do what the configuration says, or say that it was done. `held`: the model of a sweep's last point.
 
+    `processes`: the first one does all but its share of the text and of the layers' rows; the others help, and return {}.
     Returns the content of result.json, {} for plan=true, and the folder in which it stands.
     """
-    job = prepare(config, place)
+    job = prepare(config, place, processes)
+    if processes.rank:
+        if processes.words("")[0] == CALL:
+            _assist(job)
+        return {}, place.folder
     if job.settings.plan:
+        processes.words("")
         decoder = _dense(job, held).decoder
         the_plan = _plan(job, decoder)
         preview(job.settings, job.parts, decoder, the_plan, _told(job, decoder, _needed(job, decoder, the_plan)))
         return {}, place.folder
     done = None if job.settings.rerun else find_finished(place.finished, job.key)
     if done is not None:
+        processes.words("")
         console.say("finished earlier, not repeated (rerun=true repeats it)")
         result = RunStore(done).result or {}
     else:
         with _claimed(job) as job, Watch(job.parts.tracker) as watch, _scratch(job) as scratch:
+            processes.words(CALL)
             result, done = _run(job, watch, held, scratch), job.place.folder
     console.table(result, done)
     return result, done
 
 
-def prepare(config: DictConfig, place: Place) -> Job:
+def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
     """Every mistake that can be seen in milliseconds is raised here."""
     settings = read(config)
     options = components(config)
     classes = check_targets(options, settings.allow)
-    device = resolve_device(settings.device)
+    device = resolve_device(settings.device, together.local())
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
         console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
@@ -83,17 +96,52 @@ def prepare(config: DictConfig, place: Place) -> Job:
             console.say(f"method={place.choices['method']} does not read {group}: {' '.join(asked)} changes nothing")
     if settings.packed and not settings.save:
         raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
-    check_streams(parts, settings.packed)
+    check_streams(parts, settings, processes.size)
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
-    parts.refine.check(settings.calibration.num_sequences, settings.calibration.batch_size)
+    text = settings.calibration
+    sequences.check(text.written, text.seqlen, text.prompt)
+    for tuned in (parts.refine, parts.recover):
+        tuned.check(text.sequences, text.batch_size)
+    if processes.size > 1:
+        _check_shared(settings, parts, device, processes.size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
     key = run_key(settings, options, files, device, classes)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place)
+    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place, processes)
+
+
+def _check_shared(settings: Settings, parts: Parts, device: torch.device, processes: int) -> None:
+    """Raise `UserError` for what several processes cannot do together, and say where some would have nothing to do."""
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(
+            f"device={device.type} under torchrun: expected cuda or cpu. Add device=cpu, or leave out torchrun"
+        )
+    if parts.refine.target is not None:
+        raise UserError(
+            f"refine tunes a block step by step, on batches of the whole text: expected one process, got {processes}. Start "
+            f"python run.py without torchrun, or use refine=none"
+        )
+    calibration = settings.calibration
+    batches = -(-calibration.sequences // calibration.batch_size)
+    if batches < processes:
+        console.say(
+            f"{batches} batches of calibration text for {processes} processes: some have none. calibration.batch_size="
+            f"{max(calibration.sequences // processes, 1)} gives each a part"
+        )
+
+
+def _assist(job: Job) -> None:
+    """What the other processes do of a run: their share of the walk, on a model of their own. They leave no file."""
+    torch.set_float32_matmul_precision("highest")
+    dense = _dense(job, None)
+    the_plan = _plan(job, dense.decoder)
+    ids_BT = calibration_ids(job, dense, the_plan)
+    the_plan = allocate(job, dense, the_plan, ids_BT)
+    assist(job, dense, the_plan, ids_BT if the_plan.last >= 0 else None)
 
 
 def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dict[str, Any]:
@@ -108,8 +156,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         the_plan = _plan(job, decoder)
         if settings.save or scratch:
             store.check_space(checkpoint.size(loaded))
-        calibrates = the_plan.last >= 0
-        ids_BT = _calibration_ids(job, dense) if calibrates or parts.allocation.measurement is not None else None
+        ids_BT = calibration_ids(job, dense, the_plan)
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -121,7 +168,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         console.say(f"not pruned: {name} {shape} is no linear layer's weight")
     leakage = _leakage(ids_BT, ids_N) if asked and ids_BT is not None else None
 
-    where = environment(job.device)
+    where = environment(job.device, job.processes.size)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
     store.json(ENVIRONMENT, where | {"run_key": job.key})
     watch.start(_about(job))
@@ -133,10 +180,14 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         del other  # the memory of another model is needed
     with clock("allocate"), console.busy("measuring what layers can give up"):
         the_plan = allocate(job, dense, the_plan, ids_BT)
+    with clock("recover"):
+        known_dense = taught(job, decoder, the_plan, ids_BT)
     sites = the_plan.sites
-    rows, refined, keep_sha256, resumed, forwards = prune(
-        job, dense, the_plan, ids_BT if calibrates else None, clock, watch
+    rows, refined, keep_sha256, resumed, forwards, each_peak = prune(
+        job, dense, the_plan, ids_BT if the_plan.last >= 0 else None, clock, watch
     )
+    with clock("recover"), console.busy("recovering"):
+        recovery = recover(job, decoder, the_plan, ids_BT, known_dense)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
         measured = compare(parts.evaluation, decoder, ids_N, job.device, known)
     for found in measured.values():
@@ -150,9 +201,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         "command": where["command"],
         "overrides": list(job.place.overrides),
         "choices": dict(job.place.choices),
-        "composition": {
-            part: repr(getattr(parts, part)) for part in ("method", "pattern", "allocation", "corrector", "refine")
-        },
+        "composition": {part: repr(getattr(parts, part)) for part in PRUNING},
         "model": {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
         "reference": reference,
         "dataset": parts.dataset.describe(),
@@ -164,17 +213,19 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         "sparsity": _recount(decoder, sites, rows),
         "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_layer_means(rows)},
         "blocks": {"refined": len(refined), **_means(refined, refined[0] if refined else ())},
+        "recovery": recovery,
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
         "needed": {"memory_bytes": BEFORE + need.memory, "disk_bytes": sum(need.disk.values())},
+        "processes": [{"peak_memory_bytes": peak} for peak in each_peak],
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
         "mask_sha256": keep_sha256,
     }
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
     store.json(RESULT, result)
-    shutil.rmtree(store.folder / JOURNAL, ignore_errors=True)
+    drop(store.folder)
     watch.finish(lambda: _outcome(job, result))
     return result
 
@@ -223,8 +274,7 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
 
 
 def _needed(job: Job, decoder: Decoder, the_plan: Plan, tokens: int = 0) -> Needed:
-    evaluators, stream = job.parts.evaluation.values(), job.parts.model.stream
-    return needed(job.settings, decoder, the_plan, evaluators, tokens, stream)
+    return needed(job.settings, job.parts, decoder, the_plan, tokens, job.parts.model.stream)
 
 
 def _told(job: Job, decoder: Decoder, need: Needed) -> Iterator[str]:
@@ -260,13 +310,6 @@ def _claimed(job: Job) -> Iterator[Job]:
 def _scratch(job: Job) -> Iterator[Path | None]:
     with job.store.scratch() if job.parts.model.stream else nullcontext() as folder:
         yield folder
-
-
-def _calibration_ids(job: Job, dense: Dense) -> Tensor:
-    calibration = job.settings.calibration
-    generator = torch.Generator().manual_seed(calibration.seed)
-    ids_N = dense.ids(job.parts.dataset.calibration_text())
-    return sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
 
 
 def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:

@@ -40,6 +40,8 @@ def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, told
 
     calibration = settings.calibration
     text = f"{calibration.num_sequences} sequences of {calibration.seqlen} tokens, seed {calibration.seed}"
+    if calibration.written:
+        text += f", and {calibration.written} more that the model writes"
     passes = f"run through blocks 0 to {plan.last}" if plan.last >= 0 else "not read: nothing asks for it"
     say(f"\ntext         {parts.dataset}")
     say(f"calibration  {text}, propagate={calibration.propagate}; {passes}")

@@ -1,10 +1,15 @@
-"""The pruning of one run: what it walks along, a row for every layer, and after every block what it takes to go on from there."""
+"""The pruning of one run: what it walks along, a row for every layer, and after every block what it takes to go on from there.
+
+Of several processes the first one keeps the record (`prune`). The others go the same way (`assist`), and keep nothing.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +24,7 @@ from ..stream import Stream
 from . import console
 from .calibration import calibration
 from .dense import Dense
-from .environment import circumstances
+from .environment import circumstances, peak_memory
 from .job import Clock, Job
 from .journal import Done, Journal
 from .tracking import Watch
@@ -30,12 +35,13 @@ class Outcome(NamedTuple):
     refined: list[dict[str, Any]]  # of blocks.csv
     keep_sha256: str  # of all masks
     resumed: list[int]  # blocks at which the run was taken up again
-    forwards: int  # blocks that this process ran on the calibration text, times batches
+    forwards: int  # blocks run on the calibration text, times batches
+    peak_memory: list[int]  # of each process so far, bytes
 
 
 def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock, watch: Watch) -> Outcome:
     """Prune the model in place, from where the journal says. layers.csv is written block by block."""
-    journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device)})
+    journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device, job.processes.size)})
     rows: list[dict[str, Any]] = []
     refined: list[dict[str, Any]] = []
     digest = hashlib.sha256()
@@ -67,24 +73,22 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
                 tables()
                 if job.settings.journal:
                     seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune", "refine")}
+                    hidden = [state_BTI.cpu() for state_BTI in stream.carried()]
                     with block.at_hand():
                         weights = {
                             site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps
                         }
-                        journal.put(
-                            block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), stream.carried
-                        )
+                        journal.put(block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), hidden)
             keeps.clear()
         with clock("prune"):
             yield from prune_head(plan, stream.device)
 
     with ExitStack() as stack:
-        stack.callback(journal.settle)
+        stack.callback(journal.close)
         with clock("calibrate"):
-            propagate, target = job.settings.calibration.propagate, plan.refinement.target
-            along = calibration(job, dense, plan.needs, ids_BT, propagate, target)
-            stream = stack.enter_context(along)
+            stream = stack.enter_context(_along(job, dense, plan, ids_BT))
         done, hidden = journal.read()
+        job.processes.words(str(done))
         resumed: list[int] = []
         for block in stream.blocks[:done]:
             was = journal.block(block.index)
@@ -96,7 +100,7 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
                 add(row, was.keeps[row["name"]])
             note(block, was.refined)
         if done:
-            stream.carried = [batch_BTI.to(stream.device) for batch_BTI in hidden]
+            stream.carry(job.processes.each(hidden))
             clock.add(was.seconds)
             resumed = [*was.resumed, done]
             console.say(f"going on at block {done + 1} of {len(stream.blocks)}, where this run was interrupted")
@@ -105,7 +109,32 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
             keeps[report.site.name] = torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy()))
             add(_row(report, _method(job, report.site)), keeps[report.site.name])
         tables()
-        return Outcome(rows, refined, digest.hexdigest(), resumed, stream.forwards)
+        forwards, peak_memory = _spent(job, stream)
+        return Outcome(rows, refined, digest.hexdigest(), resumed, forwards, peak_memory)
+
+
+def assist(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> None:
+    """What the other processes do meanwhile. Every exchange of `prune` has its counterpart here."""
+    with _along(job, dense, plan, ids_BT) as stream:
+        done = int(job.processes.words("")[0])
+        if done:
+            stream.carry(job.processes.each(()))
+        for block in stream.blocks[done:]:
+            deque(prune_block(stream, plan, block), maxlen=0)
+            if job.settings.journal:
+                deque(stream.carried(), maxlen=0)
+        _spent(job, stream)
+
+
+def _along(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> AbstractContextManager[Stream]:
+    propagate, target = job.settings.calibration.propagate, plan.refinement.target
+    return calibration(job, dense, plan.needs, ids_BT, propagate, target, job.processes)
+
+
+def _spent(job: Job, stream: Stream) -> tuple[int, list[int]]:
+    """Blocks run, times batches, by all processes, and the peak memory of each."""
+    told = [json.loads(word) for word in job.processes.words(json.dumps([stream.forwards, peak_memory()]))]
+    return sum(forwards for forwards, _ in told), [peak for _, peak in told]
 
 
 def _method(job: Job, site: Site) -> str:

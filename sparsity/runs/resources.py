@@ -8,40 +8,49 @@ or, read block by block, what is outside its blocks and b) and what the hungries
                model's are carried along; e n for each output of a block's layers; a byte for each weight of the block, its mask;
                WORK float32 numbers for each weight of the largest layer, and FACTORS times its largest statistic, to compute with;
                the journal of the block before
-    refine     TUNED float32 numbers for each weight of the block (a copy, its gradient, Adam's two, the best so far, the mask), the
-               hidden states and the journal
+    refine     TUNED float32 numbers for each weight of the block (a copy, its gradient, Adam's two, the best so far, twice while
+               one replaces another), masks, KEPT times the activations of a batch for the gradient, the hidden states, the journal
     journal    the block and the hidden states, COPIES times while a file is made of them
+    write      where the model writes text: the keys and values of all blocks for AT_ONCE sequences, the logits of their prompts
+    recover    TUNED float32 numbers for each weight of all blocks that is tuned; a model in float32 is its own copy
+    learn      two fewer, as long as there is no gradient; KEPT times the activations of a batch, of all blocks, or of one where
+               they are computed again; the logits of POSITIONS tokens of each sequence in it, of both models
     evaluate   the logits of a batch, and in float32, twice, of a sequence; e I for each token of the text whose states are kept
 
+What a recovery must know of the dense model, e I for a token, is held from the first stage on.
 Operations: 2 P + 4 T I for a token and a block with P weights in a pass, T tokens a sequence; I^2 for a token and a Gram; 2 V I for
-the logits of a token. What methods and correctors compute is not in it: only they know.
+the logits of a token. A pass that observes counts in full, though it ends at the last input that is asked for. What methods,
+correctors and tuning compute is not in it: only they know.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Evaluator, Site, Tap
+from ..core import Site, Tap
 from ..engine import Plan
 from ..evaluation import Divergence
 from ..evaluation.windows import Windowed
 from ..models import Decoder
+from ..models.writing import AT_ONCE
+from ..predictions import POSITIONS
+from ..recover import Distillation, Recovery
 from ..stream import Needs, now
+from .build import Parts
 from .settings import Calibration, Settings
 
 # Measured: tests/test_resources.py holds the sum to what a process takes.
-WORK, FACTORS, COPIES = (
-    8,
-    2,
-    2,
-)  # a score, its order and a few copies; a Cholesky factor and its inverse; parts and the whole
-TUNED = 6
+WORK = 8  # a score, its order and a few copies
+FACTORS = 2  # a Cholesky factor and its inverse
+COPIES = 2  # parts and the whole
+TUNED = 6  # see above
+KEPT = 3  # inputs, outputs and what is between: of a layer's outputs
 PROGRAM = 40 * 2**20  # bytes of code that is imported on the way
 FILES = 2**30  # bytes that are read or written in a second: assumed
 RATED = 1024  # rows and columns of the product by which a machine is measured
@@ -76,7 +85,8 @@ class Needed:
         yield f"and about {_size(sum(self.disk.values()))} of disk: {_listed(self.disk) or 'tables'}"
         yield (
             f"and {_duration(self.seconds(rate))} or more: {sum(self.operations.values()) / 1e12:,.2f} TFLOP at "
-            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; methods and correctors come on top"
+            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; methods, correctors and tuning come "
+            f"on top"
         )
 
 
@@ -102,6 +112,11 @@ class Shapes:
         """Of a token in a block."""
         return 2 * self.linear + 4 * seqlen * self.width
 
+    @property
+    def logits(self) -> int:
+        """Operations for those of a token."""
+        return 2 * self.vocabulary * self.width
+
 
 def shapes(decoder: Decoder) -> Shapes:
     of_blocks = [sum(map(_bytes, block.module.parameters())) for block in decoder.blocks]
@@ -120,16 +135,14 @@ def shapes(decoder: Decoder) -> Shapes:
     )
 
 
-def needed(
-    settings: Settings, decoder: Decoder, plan: Plan, evaluators: Collection[Evaluator], tokens: int, stream: bool
-) -> Needed:
+def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, tokens: int, stream: bool) -> Needed:
     """`tokens`: of the evaluation text, 0 where it is not known; `stream`: the model is read block by block.
 
     Of the model only the shapes are looked at.
     """
     of, calibration = shapes(decoder), settings.calibration
-    windowed = [evaluator for evaluator in evaluators if isinstance(evaluator, Windowed)]
-    calibrated = calibration.num_sequences * calibration.seqlen if plan.last >= 0 else 0
+    windowed = [evaluator for evaluator in parts.evaluation.values() if isinstance(evaluator, Windowed)]
+    calibrated = calibration.sequences * calibration.seqlen if plan.last >= 0 else 0
     batch = min(calibration.batch_size * calibration.seqlen, calibrated)
     hidden = of.element * calibrated * of.width * _copies(plan, calibration)
     folded, largest = statistics(calibration, decoder, plan.needs), _largest(calibration, decoder, plan.needs)
@@ -138,20 +151,14 @@ def needed(
     kept = [n * (stream + isinstance(evaluator, Divergence)) for evaluator, n in texts.items()]
     changed = sum(decoder.layer(site).weight_OI.numel() for site in plan.sites)
     cached = settings.cache.statistics and calibration.propagate == "dense" and plan.refinement.target is None
+    states = {"hidden states": hidden, "journal": journal}
     stages = {
         "prune": {
             "statistics": max(folded.values(), default=0),
-            "hidden states": hidden,
             "activations": of.element * batch * of.outputs,
             "masks": of.linear,
             "work": 4 * WORK * of.layer + FACTORS * largest,
-            "journal": journal,
-        },
-        "refine": {
-            "tuned weights": 4 * TUNED * of.linear * (plan.refinement.target is not None),
-            "hidden states": hidden,
-            "activations": of.element * batch * of.outputs,
-            "journal": journal,
+            **states,
         },
         "journal": {"hidden states": hidden, "masks": of.linear, "files": COPIES * journal},
         "evaluate": {
@@ -159,6 +166,25 @@ def needed(
             "hidden states": of.element * of.width * max(kept, default=0),
         },
     }
+    if plan.refinement.target is not None:
+        stages["refine"] = {
+            "tuned weights": 4 * TUNED * of.linear,
+            "masks": 5 * of.linear,  # a byte each, and to multiply with
+            "activations": KEPT * of.element * batch * of.outputs,
+            **states,
+        }
+    asked = plan.last >= 0 or parts.allocation.measurement is not None or parts.recover.reads_text
+    written = calibration.written * calibration.seqlen * asked
+    if written:
+        stages["write"] = _writing(calibration, decoder, of)
+    if parts.recover.reads_text:
+        copies = 4 * changed * (TUNED - (of.element == 4))
+        stages["recover"] = {"tuned weights": copies, "masks": changed}
+        stages["learn"] = {
+            "tuned weights": copies - 2 * 4 * changed,
+            "masks": changed,
+            **_learning(calibration, parts.recover, decoder, of),
+        }
     disk = {
         "checkpoint": of.weights * settings.save,
         "changed blocks": of.blocks * (stream and not settings.save),  # of a checkpoint they are a part
@@ -169,15 +195,18 @@ def needed(
         "calibration": calibrated * (plan.last + 1) * _passes(plan, calibration) * of.operations(calibration.seqlen),
         "statistics": calibrated * sum(_products(calibration, decoder, plan.needs).values()),
         "evaluation": sum(
-            2 * n * (len(decoder.blocks) * of.operations(evaluator.seqlen) + 2 * of.vocabulary * of.width)
+            2 * n * (len(decoder.blocks) * of.operations(evaluator.seqlen) + of.logits)
             for evaluator, n in texts.items()
         ),
+        "writing": written * (len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits),
     }
-    walks = (
-        3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1
-    )  # check, prune, count; what is measured, the digest
+    # read to check, prune and count; twice for what is measured and for the digest
+    walks = 3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1
     moved = walks * of.weights + sum(disk.values())
     model = {"model outside its blocks": of.outside, "a block": of.block} if stream else {"model": of.weights}
+    if parts.recover.reads_text:
+        text = of.element * calibration.sequences * calibration.seqlen * of.width
+        model["dense model's predictions"] = text + of.outside * (plan.head is not None)
     return Needed(model, stages, disk, operations, moved)
 
 
@@ -216,7 +245,7 @@ def _states(calibration: Calibration, decoder: Decoder, needs: Needs) -> Iterato
             width = decoder.blocks[site.block].width(site, *tap.source(site))
             x_BTI = torch.empty(1, 1, width, dtype=decoder.embedding_VE.dtype, device="meta")
             grouping = tap.statistic.grouping
-            rows = grouping.rows(calibration.num_sequences, calibration.seqlen) if grouping else 0
+            rows = grouping.rows(calibration.sequences, calibration.seqlen) if grouping else 0
             yield site.block, tap.statistic.zero(x_BTI, rows)
 
 
@@ -246,6 +275,29 @@ def _tokens(evaluator: Windowed, tokens: int) -> int:
 
 def _logits(evaluator: Windowed, of: Shapes) -> int:
     return evaluator.seqlen * of.vocabulary * (of.element * evaluator.batch_size + 8)
+
+
+def _writing(calibration: Calibration, decoder: Decoder, of: Shapes) -> dict[str, int]:
+    """Of the sequences that are written at once."""
+    config = decoder.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or of.width // config.num_attention_heads)
+    sequences = min(calibration.written, AT_ONCE)
+    return {
+        "keys and values": 2 * of.element * sequences * calibration.seqlen * width * len(decoder.blocks),
+        "logits": of.element * sequences * calibration.prompt * of.vocabulary,
+    }
+
+
+def _learning(calibration: Calibration, recovery: Recovery, decoder: Decoder, of: Shapes) -> dict[str, int]:
+    """From a batch."""
+    sequences, blocks = calibration.batch_size, len(decoder.blocks)
+    again = isinstance(recovery, Distillation) and recovery.recompute
+    kept = KEPT * of.outputs * (1 if again else blocks) + of.width * blocks * again
+    return {
+        "activations": of.element * sequences * calibration.seqlen * kept,
+        "logits": 4 * 4 * sequences * min(POSITIONS, calibration.seqlen) * of.vocabulary,  # p, q, and a copy of each
+    }
 
 
 def _tensors(state: Any) -> list[Tensor]:

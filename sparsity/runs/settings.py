@@ -33,8 +33,14 @@ class Calibration(Options):
     num_sequences: PositiveInt
     seqlen: Annotated[int, Field(ge=2)]
     batch_size: PositiveInt
+    written: Annotated[int, Field(ge=0)]
+    prompt: PositiveInt
     seed: int
     propagate: Propagate
+
+    @property
+    def sequences(self) -> int:
+        return self.num_sequences + self.written
 
 
 class ScopeOptions(Options):
@@ -122,16 +128,26 @@ def _checked(path: str, construct: Any) -> Any:
         raise UserError("; ".join(dict.fromkeys(lines))) from error
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU. Raises `UserError` for a device that is not there."""
+def resolve_device(name: str, local: int | None = None) -> torch.device:
+    """`auto`: CUDA, else Apple's MPS, else the CPU. Raises `UserError` for a device that is not there.
+
+    `local`: the number of this process on its machine, if it is one of several; then it has the CUDA device of that number.
+    """
     if name == "auto":
-        return torch.device(
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device={name} is no device: expected auto, cpu, cuda, cuda:1, mps, ...") from error
+    if local is not None and device.type == "cuda":
+        if ":" in name or local >= torch.cuda.device_count():
+            raise UserError(
+                f"device={name} for process {local} of this machine, which has {torch.cuda.device_count()} GPUs: expected "
+                f"device=cuda or auto, which give each process one of its own. Start at most so many (--nproc-per-node), or "
+                f"device=cpu"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)  # where collective operations take place
     try:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

@@ -1,21 +1,26 @@
-"""Mutants of what is done to a block as a whole, and of the one walk that serves a sweep."""
+"""Mutants of what is done to a block or to the model as a whole, and of the one walk that serves a sweep."""
 
 from __future__ import annotations
 
 from mutant import Mutant
 
 TUNING, STREAM = "sparsity/refine/block.py", "sparsity/stream.py"
+DESCENT, RECOVERY, RECOVERED = "sparsity/tuning.py", "sparsity/recover/distillation.py", "tests/test_recover.py"
 REFINED, GOES_ON, SWEPT = "tests/test_refine.py", "tests/test_journal.py", "tests/test_sweeps.py"
 
 BLOCKS = (
     Mutant("removed weights tuned", TUNING, "(weight_OI * self._keeps[site])", "weight_OI", REFINED),
-    Mutant("tuned on what is held out", TUNING, "range(tuned, len(passage.inputs))", "range(0)", REFINED),
-    Mutant("the last epoch kept", TUNING, "if found < best:", "if True:", REFINED),
-    Mutant("no patience", TUNING, "epoch - at >= self.patience", "False", REFINED),
+    Mutant("tuned on what is held out", DESCENT, "range(tuned), range(tuned", "range(batches), range(tuned", RECOVERED),
+    Mutant("the last epoch kept", DESCENT, "if costs[-1] < costs[best]:", "if True:", REFINED),
+    Mutant("no patience", DESCENT, "epoch - best >= self.patience", "False", REFINED),
+    Mutant("removed weights recovered", RECOVERY, ".float().mul_(keep)", ".float()", RECOVERED),
+    Mutant("the slope of cross-entropy's head alone", "sparsity/predictions.py", "q_BTV.sub_(p_BTV)", "q_BTV", RECOVERED),
+    Mutant("recovered in the model's dtype", RECOVERY, "parameter.detach().float()", "parameter.detach()", RECOVERED),
+    Mutant("the new head taught", RECOVERY, "hidden_BTI, self.outside)[0]", "hidden_BTI, {})[0]", RECOVERED),
     Mutant("tuned in the model's dtype", TUNING, ".weight_OI.float().clone()", ".weight_OI.clone()", REFINED),
     Mutant("the dense states stand still", STREAM, "self._dense = self._behind", "pass", REFINED),
-    Mutant("targets of the dense inputs", STREAM, "self._run(block, self._dense)]", "self._run(block, self.hidden)]", REFINED),
-    Mutant("one stream put back", STREAM, "states[len(self._calls) :]", "self._dense", REFINED),
+    Mutant("targets of the dense inputs", STREAM, "in enumerate(self._dense)]", "in enumerate(self.hidden)]", REFINED),
+    Mutant("one stream put back", STREAM, "kept[: len(mine)], kept[len(mine) :]", "kept[: len(mine)], self._dense", REFINED),
     Mutant("rows of blocks forgotten", "sparsity/runs/pruning.py", "note(block, was.refined)", "note(block, {})", GOES_ON),
     Mutant(
         "each point walks", "sparsity/runs/calibration.py", "partial(_shared, job, dense.decoder, needs)", "lambda: needs", SWEPT

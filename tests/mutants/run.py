@@ -17,8 +17,10 @@ from pathlib import Path
 
 from blocks import BLOCKS
 from mutant import Mutant
-from refinements import REFINEMENTS
+from processes import PROCESSES
+from shortcuts import SHORTCUTS
 from streaming import STREAMING
+from successors import SUCCESSORS
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
@@ -41,13 +43,6 @@ MUTANTS = (
     Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
     Mutant(
         "the sweep forgets the blocks to its right", LINALG, "error_KO, alpha=-1)", "error_KO, alpha=0)", IDENTITIES
-    ),
-    Mutant(
-        "removed weights keep their rounding",
-        LINALG,
-        "masked_fill_(~keep_IO, 0)",
-        "masked_fill_(~keep_IO & False, 0)",
-        IDENTITIES,
     ),
     Mutant("half a Gram", "sparsity/statistics/gram.py", "gram_II[start:end, end:].T", "0", IDENTITIES),
     Mutant("activations squared in place", LINALG, "to(dtype, copy=True)", "to(dtype)", IDENTITIES),
@@ -105,8 +100,8 @@ MUTANTS = (
     Mutant(
         "corrector ignored",
         "sparsity/engine.py",
-        "block.write(site, corrected.weight_OI)",
-        "block.write(site, pruned.weight_OI)",
+        "processes.first(corrected.weight_OI)",
+        "processes.first(pruned.weight_OI)",
         ENGINE,
     ),
     Mutant("statistics outlive their layer", "sparsity/engine.py", "stats.pop(site)", "stats[site]", ENGINE),
@@ -277,7 +272,7 @@ MUTANTS = (
         COMPARED,
     ),
     Mutant("layers share no recalled state", RECALL, "if id(folded) not in numbers:", "if True:", RECALLED),
-    Mutant("a state that is known is collected again", RECALL, "if name(s, tap) not in places", "if True", RECALLED),
+    Mutant("a state that is known is collected again", RECALL, "if name(site, tap) not in places", "if True", RECALLED),
     Mutant("a damaged file is read", f"{CACHE}/entry.py", "if damage is None:", "if True:", RECALLED),
     Mutant(
         "the last used goes first",
@@ -333,8 +328,10 @@ MUTANTS = (
     Mutant("the loss of survivors", f"{SHARES}/sensitivity.py", ".sort(1)", ".sort(1, descending=True)", SHARED),
     Mutant("one pattern for all", "sparsity/runs/allocating.py", ", **found.patterns", "", ALLOTTED),
     Mutant("one measurement for all", "sparsity/runs/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
-    *REFINEMENTS,
+    *SUCCESSORS,
     *BLOCKS,
+    *PROCESSES,
+    *SHORTCUTS,
     *STREAMING,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 FILES, STREAMED = "sparsity/models/files.py", "tests/test_streamed.py"
+RUNS = "tests/test_streamed_runs.py"
 RESOURCES, PLANNED = "sparsity/runs/resources.py", "tests/test_resources.py"
 
 STREAMING = (
@@ -24,5 +25,15 @@ STREAMING = (
     Mutant("the dense block is saved", FILES, "if block in self._written:", "if False:", STREAMED),
     Mutant("no prefix is added", FILES, "converters, *prefix)", "converters)", STREAMED),
     Mutant("equal inputs are counted apart", RESOURCES, "if key in seen:", "if False:", PLANNED),
+    Mutant(
+        "what is written is not held",
+        RESOURCES,
+        "calibration.sequences * calibration.seqlen if",
+        "calibration.num_sequences * calibration.seqlen if",
+        PLANNED,
+    ),
+    Mutant("a float32 model is copied", RESOURCES, "(TUNED - (of.element == 4))", "TUNED", PLANNED),
+    Mutant("a recovery streams", "sparsity/runs/build.py", "if parts.recover.reads_text:", "if False:", RUNS),
+    Mutant("processes stream", "sparsity/runs/build.py", "if processes > 1:", "if False:", RUNS),
     Mutant("pruned blocks are run once", RESOURCES, '== "dense" else 2 +', '== "dense" else 1 +', PLANNED),
 )

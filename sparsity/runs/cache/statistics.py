@@ -4,14 +4,15 @@ no block; one that asks for more collects what is missing, in another walk.
 
 A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
 taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
-wait for it: the lock is the operating system's, so that of a process that died is free.
+wait for it: the lock is the operating system's, so that of a process that died is free. Of the processes of one run the first
+one has the files: the others walk along where there is a walk, and are told the states.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,27 +24,37 @@ from ...core import Folded, Site, Stats, Tap
 from ...models.blocks import Block
 from ...models.cache import held
 from ...models.decoder import Decoder
-from ...stream import BlockStream, Needs, Passage, Stream, collect
+from ...processes import ALONE, Processes
+from ...stream import BlockStream, Needs, Passage, Stream, collect, merged
 from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, touch, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it
+KEPT = "kept"  # what the first process says of a file, and of all that was asked for
 
 
 class Recalled:
     """A stream whose statistics lie in files: nothing runs."""
 
-    def __init__(self, decoder: Decoder, device: torch.device, places: Mapping[str, Place], forwards: int):
+    def __init__(
+        self,
+        decoder: Decoder,
+        device: torch.device,
+        places: Mapping[str, Place],
+        forwards: int,
+        processes: Processes = ALONE,
+    ):
         self.blocks = decoder.blocks
         self.device = device
         self.seconds = 0.0
         self.forwards = forwards  # of the walk that collected what was missing
-        self.carried: list[Tensor] = []
         self._places = places
+        self._processes = processes
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
         start = time.perf_counter()
-        wanted = {(site, tap): self._places[name(site, tap)] for site, taps in needs.items() for tap in taps}
+        readers = [(site, tap) for site, taps in needs.items() for tap in taps]
+        wanted = {} if self._processes.rank else {reader: self._places[name(*reader)] for reader in readers}
         states: dict[Place, Folded] = {}
         read: dict[Entry, Mapping[str, Tensor]] = {}
         for (_, tap), (entry, number) in wanted.items():
@@ -52,8 +63,16 @@ class Recalled:
             if (entry, number) not in states:
                 parts = entry.about["states"][number]
                 states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
+        found = merged(self._processes, readers, {reader: states[place] for reader, place in wanted.items()})
         self.seconds += time.perf_counter() - start
-        return {site: Stats(site, {tap: states[wanted[site, tap]] for tap in taps}) for site, taps in needs.items()}
+        shared = {site: {tap: found[site, tap] for tap in taps} for site, taps in needs.items()}
+        return {site: Stats(site, folded, processes=self._processes) for site, folded in shared.items()}
+
+    def carried(self) -> Iterator[Tensor]:
+        return iter(())
+
+    def carry(self, states: Iterable[Tensor]) -> None:
+        """There are none."""
 
     def passage(self, block: Block) -> Passage:
         raise ValueError(f"{block.name}: nothing goes through it: expected a stream with the calibration text")
@@ -72,15 +91,19 @@ def recalled(
     shared: Callable[[], Needs],
     device: torch.device,
     walker: Callable[[], BlockStream],
+    processes: Processes = ALONE,
 ) -> Iterator[Stream | None]:
     """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
 
     `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds; `shared`:
     `needs`, and what others will need who come later: if there must be a walk, it collects that too.
     """
+    if processes.rank:
+        yield _followed(decoder, shared, device, walker, processes)
+        return
     folder = cache.folder / STATISTICS / content_hash(about)[:32]
     names = named(needs)
-    forwards = 0
+    forwards, walks = 0, False
     with ExitStack() as stack:
         places = known(folder, names, stack)
         if names - places.keys() and writable(folder.parent):
@@ -90,17 +113,45 @@ def recalled(
                 if names - places.keys():
                     more = shared()
                     places |= known(folder, named(more) - places.keys(), stack)
-                    wanted = {s: [tap for tap in taps if name(s, tap) not in places] for s, taps in more.items()}
+                    wanted, walks = lacking(more, places), True
+                    processes.words(json.dumps([*places]))
                     blocks = {site.block for site, taps in wanted.items() if taps}
                     stream = walker()
                     for block, stats in collect(stream, wanted):
                         key, content = filed(block, stats, {**told, **about})
                         path = cache.write(folder, key, content, expected=len(blocks) * len(content))
+                        processes.words("" if path is None else KEPT)
                         if path is None:
                             break
                         places |= located(stack.enter_context(closing(Entry(path))))
                     forwards = stream.forwards
-        yield Recalled(decoder, device, places, forwards) if names <= places.keys() else None
+        if not walks:
+            processes.words(json.dumps(None))
+        processes.words(KEPT if names <= places.keys() else "")
+        yield Recalled(decoder, device, places, forwards, processes) if names <= places.keys() else None
+
+
+def _followed(
+    decoder: Decoder,
+    shared: Callable[[], Needs],
+    device: torch.device,
+    walker: Callable[[], BlockStream],
+    processes: Processes,
+) -> Stream | None:
+    """`recalled` in the other processes of a run: what the first one says has its counterpart here."""
+    forwards, places = 0, json.loads(processes.words("")[0])
+    if places is not None:
+        stream = walker()
+        for _ in collect(stream, lacking(shared(), places)):
+            if processes.words("")[0] != KEPT:
+                break
+        forwards = stream.forwards
+    return Recalled(decoder, device, {}, forwards, processes) if processes.words("")[0] == KEPT else None
+
+
+def lacking(needs: Needs, places: Collection[str]) -> Needs:
+    """What lies nowhere yet."""
+    return {site: [tap for tap in taps if name(site, tap) not in places] for site, taps in needs.items()}
 
 
 def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:

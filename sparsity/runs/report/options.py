@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..groups import SHARED
+from ..groups import PRUNING, SHARED
 from .read import Run, at, section
 
 # Options without influence on a result, and those that protocol.py answers for.
@@ -28,22 +28,14 @@ ORDER = (
     "tfidf",
     "corrector",
     "refine",
+    "recover",
     "pattern",
     "allocation",
     "sparsity",
     "dataset",
     "calibration",
 )
-GROUPS = {
-    "checkpoint",
-    "method",
-    "tfidf",
-    "corrector",
-    "pattern",
-    "allocation",
-    "refine",
-    "dataset",
-}  # whose options speak for themselves
+GROUPS = {"checkpoint", "tfidf", "dataset", *PRUNING}  # whose options speak for themselves
 
 Options = dict[str, str]
 

@@ -30,6 +30,7 @@ def protocol(run: Run) -> dict[str, str]:
 def circumstances(run: Run) -> dict[str, str]:
     """What may move a figure in its last digits without making it incomparable: said where two runs are compared."""
     return {
+        "processes": _known(at(run.environment, "hardware.processes")),
         "threads": _known(at(run.environment, "hardware.threads")),
         "processor": _known(at(run.environment, "hardware.processor")),
         "python": _known(run.environment.get("python")),

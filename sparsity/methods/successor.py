@@ -2,7 +2,7 @@
 
 Every row keeps its count, and every group of an n-of-m pattern its own, so what the base was asked for is found. Counts that are
 neither a row's nor the layer's, such as those of SparseGPT's blocks, are not kept. The base may be any method, a `Route` too, and a
-refinement may stand in a route.
+successor may stand in a route.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch import Tensor
 from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, distinct
 
 
-class Refinement(ABC):
-    """Write `reads` and `refine`. Where the base leaves a layer alone, so does its refinement."""
+class Successor(ABC):
+    """Write `reads` and `exchange`. Where the base leaves a layer alone, so does its successor."""
 
     base: Method
 
     @abstractmethod
     def reads(self, site: Site) -> Collection[Tap[Any]]:
-        """What the refinement must know besides what its base must."""
+        """What it must know besides what its base must."""
 
     @abstractmethod
-    def refine(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
+    def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
         """What becomes of `pruned`, the base's work. Writes into none of its tensors."""
 
     @final
@@ -47,8 +47,8 @@ class Refinement(ABC):
         pruned = self.base.prune(layer, pattern, stats)
         if self.asked(layer.site, pattern) == 0:
             return pruned
-        refined = self.refine(layer, pattern, pruned, stats)
-        return Pruned(refined.weight_OI, refined.keep_OI, {**pruned.facts, **refined.facts})
+        better = self.exchange(layer, pattern, pruned, stats)
+        return Pruned(better.weight_OI, better.keep_OI, {**pruned.facts, **better.facts})
 
 
 def told(swaps_O: Tensor, settled_O: Tensor, before_O: Tensor, after_O: Tensor) -> dict[str, float]:

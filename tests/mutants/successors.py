@@ -1,4 +1,4 @@
-"""Mutants of the methods that refine another method's mask."""
+"""Mutants of the methods that begin where another ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mutant import Mutant
 DSNOT, EXCHANGE, PURSUIT = (f"sparsity/methods/{name}.py" for name in ("dsnot", "exchange", "pursuit"))
 SWAPPED, PURSUED = "tests/test_swaps.py", "tests/test_pursuit.py"
 
-REFINEMENTS = (
+SUCCESSORS = (
     Mutant("a swap without its cross term", EXCHANGE, "(pair_RCC + value_RC", "(0 * pair_RCC + value_RC", SWAPPED),
     Mutant("a swap that the next one does not see", EXCHANGE, ".mul_(better_R[:, None])", ".mul_(0)", SWAPPED),
     Mutant("a swap across groups", EXCHANGE, "    if group:", "    if False:", SWAPPED),

@@ -1,0 +1,41 @@
+"""The model, the text and the evaluation of experiment=protocol, for the benches that measure on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import hydra
+import torch
+from torch import Tensor
+
+from sparsity.core import Evaluator
+from sparsity.datasets import sample, tokenise
+from sparsity.models import Loaded
+from sparsity.runs.build import build, components
+from sparsity.runs.settings import read
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+class Protocol(NamedTuple):
+    loaded: Loaded
+    ids_BT: Tensor  # to calibrate on
+    batch_size: int
+    evaluator: Evaluator
+    ids_N: Tensor  # to evaluate on
+
+
+def protocol(words: Sequence[str]) -> Protocol:
+    """`words` of a command line on top of it, such as model=tiny dataset=pydocs."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", ["experiment=protocol", *words])
+    settings, parts = read(config), build(components(config))
+    calibration = settings.calibration
+    loaded = parts.model.load(settings.torch_dtype)
+    generator = torch.Generator().manual_seed(calibration.seed)
+    text_N = tokenise(parts.dataset.calibration_text(), loaded.tokenizer)
+    ids_BT = sample(text_N, calibration.num_sequences, calibration.seqlen, generator)
+    ids_N = tokenise(parts.dataset.evaluation_text(), loaded.tokenizer)
+    return Protocol(loaded, ids_BT, calibration.batch_size, parts.evaluation["perplexity"], ids_N)

@@ -1,0 +1,142 @@
+"""One pruning, measured, by either side: a process that bench/peers.py starts with that side's own Python.
+
+    python -P experiments/bench/pruner.py '{"side": "ours", "method": "wanda", ...}'        see `Asked`
+
+Timed is what lies between a model with its calibration ids, both in memory, and the pruned model in memory: for us the stream,
+the plan and the engine, for llm-compressor its `oneshot`. Imports, loading and saving are not. Memory is resident memory of the
+whole process: `loaded` before that work, `peak` during it, measured from a mark that is set in between (Linux).
+
+It imports nothing of this project but in `ours`: the other side's Python does not have it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
+
+import psutil
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+Work = Callable[[], object]
+KIB = 1024
+
+
+class Asked(TypedDict):
+    side: str
+    method: str  # wanda or sparsegpt
+    propagate: str
+    sparsity: float
+    batch_size: int
+    damp: float  # of SparseGPT, as is `width`
+    width: int
+    model: str  # a checkpoint's folder
+    ids: str  # a file with the ids (B, T)
+    weights: str  # where to write the pruned layers' weights
+
+
+class Taken(TypedDict):
+    seconds: float
+    cpu: float  # seconds of all threads together
+    loaded: int  # bytes
+    peak: int
+    threads: int
+
+
+def ours(asked: Asked) -> Callable[[Any, Tensor], Work]:
+    from sparsity.core import Method
+    from sparsity.correctors import NoCorrection
+    from sparsity.engine import plan, prune
+    from sparsity.methods import SparseGPT, Wanda
+    from sparsity.models import Decoder
+    from sparsity.patterns import Unstructured
+    from sparsity.stream import BlockStream
+
+    method: Method = Wanda("row") if asked["method"] == "wanda" else SparseGPT("layer", asked["damp"], asked["width"])
+
+    def given(model: Any, ids_BT: Tensor) -> Work:
+        def work() -> None:
+            decoder = Decoder(model)
+            the_plan = plan(decoder, method, Unstructured(asked["sparsity"]), NoCorrection())
+            propagate: Any = asked["propagate"]
+            batch_size = asked["batch_size"]
+            stream = BlockStream(decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=decoder.device)
+            for _ in prune(stream, the_plan):
+                pass
+
+        return work
+
+    return given
+
+
+def theirs(asked: Asked) -> Callable[[Any, Tensor], Work]:
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
+
+    common = {"sparsity": asked["sparsity"], "mask_structure": "0:0", "targets": ["Linear"], "ignore": ["re:.*lm_head"]}
+    sparsegpt = {"dampening_frac": asked["damp"], "block_size": asked["width"]}
+    wanda = asked["method"] == "wanda"
+    modifier = WandaPruningModifier(**common) if wanda else SparseGPTModifier(**common, **sparsegpt)
+
+    def given(model: Any, ids_BT: Tensor) -> Work:
+        rows = {"input_ids": ids_BT.tolist(), "attention_mask": torch.ones_like(ids_BT).tolist()}
+        dataset = Dataset.from_dict(rows)
+        return lambda: oneshot(
+            model=model,
+            dataset=dataset,
+            recipe=[modifier],
+            pipeline="sequential",
+            propagate_error=asked["propagate"] == "pruned",
+            batch_size=asked["batch_size"],
+            num_calibration_samples=len(ids_BT),
+            max_seq_length=ids_BT.shape[1],
+            shuffle_calibration_samples=False,
+        )
+
+    return given
+
+
+def weights(model: Any) -> dict[str, Tensor]:
+    """Of the linear layers, without the head."""
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {name: linear.weight.detach() for name, linear in linears.items() if name != "lm_head"}
+
+
+def high_water() -> int:
+    """The most resident memory since the mark, in bytes. `getrusage` begins with that of the process which started this one."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * KIB
+
+
+def main() -> None:
+    asked: Asked = json.loads(sys.argv[1])
+    given = {"ours": ours, "llm-compressor": theirs}[asked["side"]](asked)
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True)
+    model.eval().requires_grad_(False)
+    work = given(model, load_file(asked["ids"])["ids"])
+    loaded = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    start, used = time.perf_counter(), time.process_time()
+    work()
+    seconds, cpu = time.perf_counter() - start, time.process_time() - used
+    peak = high_water()
+    save_file(weights(model), asked["weights"])
+    taken: Taken = {
+        "seconds": seconds,
+        "cpu": cpu,
+        "loaded": loaded,
+        "peak": peak,
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(taken))
+
+
+if __name__ == "__main__":
+    main()

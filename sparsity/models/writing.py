@@ -1,0 +1,30 @@
+"""Text that a model writes itself: all one likes of what it expects to read, where other text is short (arXiv 2305.17888)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+AT_ONCE = 16  # sequences, whose keys and values are held
+
+
+@torch.no_grad()
+def written(model: PreTrainedModel, prompts_BP: Tensor, seqlen: int, generator: torch.Generator) -> Tensor:
+    """Sequences (B, T) on the CPU that begin with the prompts; every token after them drawn from the model's distribution.
+
+    A token that ends a text is never drawn. `generator`: on the CPU, so that the draws are the same on every device.
+    """
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+    found = []
+    for ids_BT in prompts_BP.split(AT_ONCE):
+        passed, new_BT = None, ids_BT
+        while ids_BT.shape[1] < seqlen:
+            output = model(input_ids=new_BT.to(model.device), past_key_values=passed, use_cache=True)
+            passed, p_BV = output.past_key_values, output.logits[:, -1].float().softmax(-1).cpu()
+            p_BV[:, ends] = 0
+            new_BT = torch.multinomial(p_BV, 1, generator=generator)
+            ids_BT = torch.cat([ids_BT, new_BT], 1)
+        found.append(ids_BT)
+    return torch.cat(found)

@@ -1,0 +1,108 @@
+"""Tune all survivors of the model together until it predicts what the dense model did (distillation, arXiv 1503.02531):
+
+    min_w  mean_n  sum_v p_n(v) (log p_n(v) - log q_n(v; w)),    p dense, q pruned, n over the calibration text's positions
+
+No labels: the whole distribution of the dense model says what each next token could be, so that a little text says much. What a
+block cannot make up for within itself, later ones can, and errors that no prediction feels are left alone.
+
+How it descends is in tuning.py. The gradient with respect to the logits is q - p; it is taken back through the head a few positions
+at a time (predictions.py), and from there through the blocks. That of a removed weight is dropped, so that it stays at zero.
+Memory: the whole model on the device, its pruned layers five times in float32 (a model in float32 is one of the five), and
+the activations of one batch: of all blocks, or with `recompute` of one, for a second forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..core import Site
+from ..models import Decoder
+from ..predictions import divergence, slope
+from ..tuning import Tuning
+from .base import Recovered, Taught
+
+
+@dataclass(frozen=True)
+class Distillation(Tuning):
+    recompute: bool  # activations are computed again where their gradient is needed, instead of kept
+
+    @property
+    def reads_text(self) -> bool:
+        return True
+
+    def teach(self, dense: Decoder, batches: Sequence[Tensor], head: bool) -> Taught:
+        outside = {name: p.to("cpu", copy=True) for name, p in dense.outside().items()} if head else {}
+        return Taught([hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(batches)], outside)
+
+    def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
+        student = _Student(pruned, sites, batches, taught, self.recompute)
+        with student.learning():
+            tuned = self.tune("kl", student.weights, student.slope, student.divergence, len(batches))
+        rows = [{"epoch": epoch, "kl": kl, "kept": epoch == tuned.kept} for epoch, kl in enumerate(tuned.costs)]
+        return Recovered(tuned.facts, rows)
+
+
+class _Student:
+    """The pruned model, seen through float32 weights: its own where they are."""
+
+    def __init__(
+        self, decoder: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught, recompute: bool
+    ):
+        self.decoder, self.batches, self.recompute = decoder, batches, recompute
+        self.dense = [hidden_BTI.to(decoder.device) for hidden_BTI in taught.hidden]
+        self.outside = {name: p.to(decoder.device) for name, p in taught.outside.items()}
+        self._free = [decoder.blocks[site.block].linears[site].weight for site in sites]
+        self._keeps = [parameter != 0 for parameter in self._free]
+        self.weights = [parameter.detach().float() for parameter in self._free]
+
+    @contextmanager
+    def learning(self) -> Iterator[None]:
+        """The pruned layers take gradients; at the end they hold the weights."""
+        for parameter in self._free:
+            parameter.requires_grad_()
+        try:
+            yield
+        finally:
+            self._settle()
+            for parameter in self._free:
+                parameter.requires_grad_(False)
+
+    def slope(self, batch: int) -> None:
+        """The weights' gradients of one batch's mean divergence."""
+        self._settle()
+        ids_BT = self.batches[batch]
+        with torch.enable_grad():
+            hidden_BTI, calls = self.decoder.record(ids_BT)
+            for block, call in zip(self.decoder.blocks, calls, strict=True):
+                run = partial(call, block.module)
+                hidden_BTI = checkpoint(run, hidden_BTI, use_reentrant=False) if self.recompute else run(hidden_BTI)
+        hidden_BTI.backward(slope(self.decoder, ids_BT, self.dense[batch], hidden_BTI.detach(), self.outside))
+        for weight, parameter, keep in zip(self.weights, self._free, self._keeps, strict=True):
+            # an expert that the batch does not reach has none
+            weight.grad = None if parameter.grad is None else parameter.grad.float().mul_(keep)
+            parameter.grad = None
+
+    @torch.no_grad()
+    def divergence(self, batches: range) -> float:
+        """Nats per predicted token, the mean over some batches."""
+        self._settle()
+        total, tokens = 0.0, 0
+        judged = [self.batches[batch] for batch in batches]
+        for batch, ids_BT, hidden_BTI in zip(batches, judged, self.decoder.hidden_of(judged), strict=True):
+            total += divergence(self.decoder, ids_BT, self.dense[batch], hidden_BTI, self.outside)[0].sum().item()
+            tokens += ids_BT.shape[0] * (ids_BT.shape[1] - 1)
+        return total / tokens
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """What the weights became, in the model's dtype."""
+        for weight, parameter in zip(self.weights, self._free, strict=True):
+            if weight.dtype != parameter.dtype:
+                parameter.copy_(weight)

@@ -1,0 +1,28 @@
+"""No recovery: a model is what its layers' methods, correctors and its blocks' refinement made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..core import Site
+from ..models import Decoder
+from .base import Recovered, Taught
+
+
+@dataclass(frozen=True)
+class NoRecovery:
+    @property
+    def reads_text(self) -> bool:
+        return False
+
+    def check(self, sequences: int, batch_size: int) -> None:
+        """It reads no text."""
+
+    def teach(self, dense: Decoder, batches: Sequence[Tensor], head: bool) -> Taught:
+        return Taught([], {})
+
+    def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
+        return Recovered({}, [])

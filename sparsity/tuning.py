@@ -1,0 +1,123 @@
+"""Gradient descent on the survivors, for whoever can say what they cost on a batch of the calibration text.
+
+Adam (arXiv 1412.6980) on float32 weights, a batch a step, its rate rising over the first steps and falling to zero along a cosine.
+The last `held_out` of the batches are not tuned on: what is kept is the epoch with the least cost there, which may be what was
+given, and `patience` epochs that brought no less are the end. (The layers' statistics saw those batches, so the cost there is
+flattered, and what is kept is not.) Memory: the weights and their gradients, Adam's two moments, and the best epoch's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .core import UserError
+
+WARM = 0.1  # of the steps, in which the rate rises from zero
+
+
+class Tuned(NamedTuple):
+    facts: dict[
+        str, float
+    ]  # the cost of what was tuned on before and after, the epochs, and the cost of what was held out
+    costs: list[float]  # that decide: before and after every epoch
+    kept: int  # the epoch whose weights are left
+
+
+@dataclass(frozen=True)
+class Tuning:
+    epochs: int  # at most, >= 1
+    lr: float  # of Adam at its highest, > 0: about how far a weight moves in a step
+    held_out: float  # share of the batches that is not tuned on, in [0, 1); one batch at least, if it is not 0
+    patience: int  # epochs without a smaller cost there after which it stops, >= 1
+    seed: int  # of the order of the batches
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise UserError(f"epochs={self.epochs} is out of range: expected a whole number >= 1, such as 8")
+        if not self.lr > 0:
+            raise UserError(f"lr={self.lr} is out of range: expected a number above 0, such as 0.001")
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"held_out={self.held_out} is out of range: expected a share in [0, 1), such as 0.125")
+        if self.patience < 1:
+            raise UserError(f"patience={self.patience} is out of range: expected a whole number >= 1, such as 2")
+
+    def check(self, sequences: int, batch_size: int) -> None:
+        """Raise `UserError` if so much calibration text, in such batches, is not enough."""
+        batches = math.ceil(sequences / batch_size)
+        if not self.split(batches)[0]:
+            raise UserError(
+                f"{sequences} calibration sequences are {batches} batches of {batch_size}, and held_out={self.held_out} leaves "
+                f"none to tune on: expected two batches at least. Set calibration.batch_size=1, or held_out=0"
+            )
+
+    def split(self, batches: int) -> tuple[range, range]:
+        """Those that are tuned on, and those that decide which epoch is kept: all, if none is held out."""
+        tuned = batches - math.ceil(self.held_out * batches)
+        return range(tuned), range(tuned, batches) if tuned < batches else range(batches)
+
+    def tune(
+        self,
+        name: str,
+        weights: Sequence[Tensor],
+        slope: Callable[[int], None],
+        cost: Callable[[range], float],
+        batches: int,
+        run: int = 0,
+    ) -> Tuned:
+        """Tune the float32 `weights` in place, and leave in them what cost least.
+
+        `name`: of the cost; `slope`: sets the weights' gradients from one batch; `cost`: what they cost now on some batches; `run`:
+        which one of several tunings.
+        """
+        seen, judged = self.split(batches)
+        before = cost(seen)
+        costs, kept = self._descend(weights, slope, lambda: cost(judged), seen, run)
+        facts = {f"{name}_before": before, name: cost(seen), "epochs": float(len(costs) - 1), "kept_epoch": float(kept)}
+        if judged != seen:
+            facts |= {"held_out_before": costs[0], "held_out": costs[kept]}
+        return Tuned(facts, costs, kept)
+
+    def _descend(
+        self,
+        weights: Sequence[Tensor],
+        slope: Callable[[int], None],
+        cost: Callable[[], float],
+        batches: range,
+        run: int,
+    ) -> tuple[list[float], int]:
+        """The cost before and after every epoch, and the epoch whose weights are left."""
+        optimizer = torch.optim.Adam(weights, lr=self.lr)
+        steps = self.epochs * len(batches)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
+        generator = torch.Generator().manual_seed(self.seed + run)  # a run apart, so that one can go on at any of them
+        costs, best, kept = [cost()], 0, _copies(weights)
+        for epoch in range(1, self.epochs + 1):
+            for at in torch.randperm(len(batches), generator=generator).tolist():
+                optimizer.zero_grad(set_to_none=True)
+                slope(batches[at])
+                optimizer.step()
+                rate.step()
+            costs.append(cost())
+            if costs[-1] < costs[best]:
+                best, kept = epoch, _copies(weights)
+            if epoch - best >= self.patience:
+                break
+        with torch.no_grad():
+            for weight, copy in zip(weights, kept, strict=True):
+                weight.copy_(copy)
+        return costs, best
+
+
+def _copies(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.detach().clone() for weight in weights]
+
+
+def _share_of_rate(step: int, steps: int) -> float:
+    warm = max(round(WARM * steps), 1)
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))

@@ -1,0 +1,22 @@
+"""Mutants of what is there for the sake of time: passes that end early, the sweep in two levels, selection without a sort."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+LINALG, STREAM = "sparsity/linalg.py", "sparsity/stream.py"
+IDENTITIES, WALK = "tests/test_identities.py", "tests/test_stream.py"
+TWICE = f"{WALK}::test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch"
+EARLY = f"{WALK}::test_an_observing_pass_ends_at_the_last_input_that_is_asked_for"
+
+SHORTCUTS = (
+    Mutant("a pass ends too early", STREAM, "len(self.seen) == len(self.sources):", "self.seen:", WALK),
+    Mutant("a pass ends at a first call", STREAM, "self.leaves = once and", "self.leaves =", TWICE),
+    Mutant("needed outputs are not made", STREAM, "self.leaves = once and not self.whole", "self.leaves = once", WALK),
+    Mutant("no pass ends early", STREAM, "raise _Enough", "pass", EARLY),
+    Mutant("what is behind the next few", LINALG, "[first:last], alpha=-1)", "[first:last], alpha=0)", IDENTITIES),
+    Mutant("the next smallest", LINALG, "x_GN.detach().numpy(), k - 1)", "x_GN.detach().numpy(), k)", IDENTITIES),
+    Mutant(
+        "minus zero", "sparsity/core.py", "(layer.weight_OI * keep_OI).add_(0)", "layer.weight_OI * keep_OI", IDENTITIES
+    ),
+)

@@ -1,0 +1,112 @@
+"""`make bench-peers` without its peer: the arithmetic of its tables, and that both sides are asked for the same work."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from commands import MEASURED, SMALL
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from experiments.bench import peers, profiling, pruner
+from experiments.bench.peers import Pair, Run
+
+WORDS = [*SMALL, *MEASURED]
+
+
+def cells(table: str, *starts: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {' | '.join(starts)} |")]
+    return [cell.strip() for cell in line.split("|")[1 + len(starts) : -1]]
+
+
+def test_a_table_has_medians_and_their_ratios():
+    def runs(side: str, propagate: str, *seconds: float) -> list[Run]:
+        return [Run(side, "wanda", propagate, 0.5, s, 2 * s, 300, 600 + s) for s in seconds]
+
+    mine = [*runs("ours", "pruned", 10, 40, 20), *runs("ours", "dense", 8)]
+    theirs = [*runs("llm-compressor", "pruned", 41, 39, 40), *runs("llm-compressor", "dense", 16)]
+    table = peers.table([*mine, *theirs])
+    assert cells(table, "wanda", "pruned", "wall, s") == ["20.0 (10.0 to 40.0)", "40.0 (39.0 to 41.0)", "0.50", "0.50"]
+    assert cells(table, "wanda", "dense", "wall, s") == ["8.0 (8.0 to 8.0)", "16.0 (16.0 to 16.0)", "0.50", "0.20"]
+    assert cells(table, "wanda", "dense", "peak, MiB")[2] == f"{608 / 616:.2f}"
+    assert cells(peers.table(mine), "wanda", "pruned", "wall, s")[1:] == ["", "", ""]
+
+
+def test_agreement_is_the_share_of_equal_mask_entries():
+    ours = {"a": torch.tensor([1.0, 0, 2, 0]), "b": torch.tensor([0.0, 5])}
+    theirs = {"a": torch.tensor([3.0, 0, 0, -0.0]), "b": torch.tensor([0.0, 5])}
+    assert peers.agreement(ours, theirs) == {"a": 0.75, "b": 1}
+    with pytest.raises(ValueError, match=r"\['b'\] were pruned by one side only"):
+        peers.agreement(ours, {"a": theirs["a"]})
+
+
+def test_what_was_kept_is_read_again(tmp_path):
+    run, pair = Run("ours", "wanda", "dense", 0.5, 1, 2, 3, 4), Pair("wanda", "dense", 0.5, 1, 1, [0.5, 0.5], [9, 9])
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row._asdict()) + "\n" for row in (run, pair, run)))
+    assert peers.kept(file) == ([run, run], [pair])
+    assert peers.kept(None) == peers.kept(tmp_path / "none") == ([], [])
+
+
+@pytest.mark.usefixtures("work")
+def test_a_peer_that_is_ours_does_the_same_work(monkeypatch, capsys, tmp_path):
+    """The whole bench, with this project on both sides, in this process."""
+    order = []
+
+    def here(python: str, asked: pruner.Asked) -> pruner.Taken:
+        order.append((python, asked["side"], asked["method"]))
+        model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
+        pruner.ours(asked)(model, load_file(asked["ids"])["ids"])()
+        save_file(pruner.weights(model), asked["weights"])
+        return {"seconds": 1.0, "cpu": 1.0, "loaded": 1, "peak": 2, "threads": torch.get_num_threads()}
+
+    monkeypatch.setattr(peers, "pruned", here)
+    options = ("--python", "other", "--sparsities", "0.5", "--propagate", "dense", "--repeats", "2")
+    monkeypatch.setattr(sys, "argv", ["peers", *WORDS, *options])
+    peers.main()
+    assert order[:2] == [(sys.executable, "ours", "wanda"), ("other", "llm-compressor", "wanda")]
+    assert order[4:6] == order[1::-1]  # the second time in the other order
+    said = capsys.readouterr().out
+    for method in ("wanda", "sparsegpt"):
+        assert cells(said, method, "dense", "wall, s")[2] == "1.00"
+        agreeing, found, perplexity = cells(said, method, "dense", "50%")
+        assert agreeing == "100.0000% (100.0000%)"
+        assert all(len(set(both.split(" / "))) == 1 for both in (found, perplexity))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("work")
+def test_a_process_says_what_it_took(tmp_path):
+    given = peers.protocol(WORDS)
+    bench = peers.Bench(given, tmp_path, "none")
+    run = bench.run("ours", "wanda", "pruned", 0.5)
+    assert 0 < run.seconds < 60
+    assert 0 < run.loaded <= run.peak
+    left = load_file(tmp_path / "ours.safetensors")
+    assert left.keys() == {site.name for site in bench.decoder.sites}
+    assert {round((weight == 0).double().mean().item(), 2) for weight in left.values()} == {0.5}
+
+
+@pytest.mark.usefixtures("work")
+def test_a_profile_has_a_line_for_each(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["profile", *WORDS, "--repeats", "1", "--profiled", "1"])
+    profiling.main()
+    said = capsys.readouterr().out
+    assert said.count("efficiency") == said.count("observing") == len(profiling.METHODS) * len(profiling.WALKS)
+    assert "aten::mm" in said
+
+
+def test_the_grams_of_a_block_are_counted_once():
+    from sparsity.core import Folded, Site, Stats, Tap
+    from sparsity.statistics import Gram, GramState
+
+    shared = Folded(GramState(torch.empty(3, 3), 10))
+    sites = [Site(0, name, "mlp") for name in "ab"]
+    assert profiling.gram_operations({site: Stats(site, {Tap(Gram()): shared}) for site in sites}) == 2 * 10 * 9
+
+
+def test_efficiency_is_of_bare_passes_and_grams():
+    assert profiling.Walk(walked=12, bare=8, operations=200).efficiency(rate=100) == 1.2
