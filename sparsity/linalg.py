@@ -4,7 +4,7 @@ Layer loss of W against the dense W0 with G = X'X:   L(W) = tr((W - W0) G (W - W
 Reported relative to removing everything: sqrt(L(W) / L(0)), in [0, inf); 0 is the dense layer.
 
 Nothing here branches on data: every function runs on `meta` tensors, so it computes on the device of its inputs. What must look
-at data are `retry`, after a failed Cholesky, and `all_finite`.
+at data are `retry`, after a failed Cholesky, `all_finite` and `nonzeros`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,11 @@ def all_finite(x_ANY: Tensor) -> bool:
     """Whether no element is NaN or infinite. A sum is several times as fast to look at, and finite only if every element is; one
     that overflowed is looked at again."""
     return bool(x_ANY.sum(dtype=wide(x_ANY.dtype)).isfinite()) or bool(x_ANY.isfinite().all())
+
+
+def nonzeros(x_ANY: Tensor) -> int:
+    """How many elements are not zero. Counted of truth values, which takes a third of the time even so."""
+    return int((x_ANY != 0).count_nonzero())
 
 
 def kth_smallest(x_GN: Tensor, k: int) -> Tensor:

@@ -154,6 +154,7 @@ LINALG_ELSE = {
     "escalate": "must read LAPACK's success: tested below, with the answer fed to it",
     "retry": "the part of `escalate` that reads",
     "all_finite": "a question about data, answered by a number",
+    "nonzeros": "a question about data, answered by a number",
 }
 
 SOLVED = [((O, I), F32), ((O, I), F32)]

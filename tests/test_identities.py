@@ -18,6 +18,7 @@ from sparsity.linalg import (
     inverse_factor,
     kth_smallest,
     layer_loss,
+    nonzeros,
     obs_sweep,
     relative_error,
 )
@@ -284,6 +285,12 @@ def test_all_finite_is_not_fooled_by_its_sum():
         large_N[1] = bad
         assert not all_finite(large_N)
     assert not all_finite(torch.tensor([torch.inf, -torch.inf]))
+
+
+def test_nonzeros_are_all_but_zeros_of_either_sign():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert nonzeros(torch.tensor([[0.0, -0.0, 1e-38], [-2.0, torch.nan, torch.inf]], dtype=dtype)) == 4
+    assert nonzeros(torch.ones(0)) == 0
 
 
 @pytest.mark.parametrize("statistic", [Gram(), SquaredNorm()])

@@ -14,7 +14,7 @@ from experiments.bench.memory import run as measured
 from sparsity.engine import Plan, plan
 from sparsity.models import Decoder
 from sparsity.models.skeleton import skeleton
-from sparsity.runs.resources import FACTORS, KEPT, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
+from sparsity.runs.resources import COPIES, FACTORS, KEPT, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
 from sparsity.runs.settings import read
 
 WIDTH, INNER, BLOCKS, VOCABULARY = 8192, 28672, 80, 32000
@@ -77,8 +77,19 @@ def test_memory_is_the_model_and_the_hungriest_stage(llama_70b):
     assert need.stages["prune"]["work"] == 4 * WORK * WIDTH * INNER + FACTORS * 4 * INNER**2
     _, tuned = asked(llama_70b, "method=wanda", "refine=block")
     assert (tuned.most, tuned.stages["refine"]["tuned weights"]) == ("refine", 24 * LAYERS)
-    _, whole = asked(llama_70b, "method=sparsegpt", stream=False)
-    assert whole.memory - need.memory == (BLOCKS - 1) * BLOCK
+    for journal, held in (("true", 2), ("false", 1)):  # the journal holds a block that rests in files while it writes
+        words = ("method=sparsegpt", f"journal={journal}")
+        whole, streamed = (asked(llama_70b, *words, stream=stream)[1] for stream in (False, True))
+        assert whole.memory - streamed.memory == (BLOCKS - held) * BLOCK
+
+
+def test_the_journal_holds_what_a_file_is_made_of_and_the_file(llama_70b):
+    _, need = asked(llama_70b, "method=wanda")
+    hidden = 2 * 128 * 2048 * WIDTH
+    assert need.stages["prune"]["journal"] == hidden + BLOCK + max(hidden, BLOCK)
+    assert need.stages["observe"]["journal"] == hidden + BLOCK + COPIES * max(hidden, BLOCK)
+    _, none = asked(llama_70b, "method=wanda", "journal=false")
+    assert none.stages["prune"]["journal"] == none.stages["observe"]["journal"] == 0
 
 
 def test_memory_read_block_by_block_does_not_know_the_depth():

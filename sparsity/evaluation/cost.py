@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..core import Measured, Model, UserError
+from ..linalg import nonzeros
 from ..models.packed import packed_bytes
 
 
@@ -128,7 +129,7 @@ def _sizes(model: Model) -> dict[str, Tensor]:
     parameters = list(model.model.parameters())
     found = {
         "parameters": sum(p.numel() for p in parameters),
-        "nonzero": sum(int(p.count_nonzero()) for p in parameters),
+        "nonzero": sum(nonzeros(p) for p in parameters),
         "bytes": sum(p.numel() * p.element_size() for p in parameters),
         "bytes_packed": sum(packed_bytes(p) for p in parameters),
     }

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..core import Site, UserError
+from ..linalg import nonzeros
 from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
@@ -66,11 +67,11 @@ def manifest(
     decoder: Decoder, sites: Sequence[Site], result: Mapping[str, Any], config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
-    in_file = {name: tensor.numel() - int(tensor.count_nonzero()) for name, tensor in _stored(folder)}
+    in_file = {name: tensor.numel() - nonzeros(tensor) for name, tensor in _stored(folder)}
     layers = {}
     for site, weight_OI in ((layer.site, layer.weight_OI) for layer in decoder.layers(sites)):
         # the file may name a weight otherwise than the model does; such a layer says that it was not counted there
-        zeros, counted = int((weight_OI == 0).sum()), in_file.get(f"{site.name}.weight")
+        zeros, counted = weight_OI.numel() - nonzeros(weight_OI), in_file.get(f"{site.name}.weight")
         if counted not in (zeros, None):
             raise RuntimeError(
                 f"{site.name} has {zeros} zeros in the model and {counted} in {folder}: it was not saved as it is"

@@ -86,7 +86,10 @@ class Journal:
         return "; ".join(f"{name} {was}, now {now}" for name, (was, now) in both.items() if was != now)
 
     def put(self, index: int, done: Done, hidden: Sequence[Tensor]) -> None:
-        """Block `index` is done; `hidden` lies behind it. A journal that cannot be written is said so once, and ends."""
+        """Block `index` is done; `hidden` lies behind it. A journal that cannot be written is said so once, and ends.
+
+        Neither may be changed in place from here on: they are read while the next block is pruned.
+        """
         self.settle()
         if not self._works:
             return
@@ -100,11 +103,13 @@ class Journal:
             "resumed": done.resumed,
         }
         states = {f"{i:06d}": batch.cpu().contiguous() for i, batch in enumerate(hidden)}
-        self._written = self._writer.submit(self._write, index, content_of(states, {}), content_of(tensors, about))
+        self._written = self._writer.submit(self._write, index, states, tensors, about)
 
-    def _write(self, index: int, states: bytes, block: bytes) -> None:
-        write(self.folder, f"hidden-{index + 1:03d}", states)
-        write(self.folder, f"{index:03d}", block)
+    def _write(
+        self, index: int, states: Mapping[str, Tensor], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    ) -> None:
+        write(self.folder, f"hidden-{index + 1:03d}", content_of(states, {}))
+        write(self.folder, f"{index:03d}", content_of(tensors, about))
         for old in self.folder.glob(f"hidden-{index:03d}-*"):
             old.unlink()
 

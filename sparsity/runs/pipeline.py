@@ -21,6 +21,7 @@ from torch import Tensor
 from ..core import Site, UserError
 from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
+from ..linalg import nonzeros
 from ..models import Decoder
 from ..models.cache import stamps
 from ..processes import ALONE, Processes
@@ -326,7 +327,7 @@ def _leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
 def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Asked, and found by counting zeros in the model itself: what the masks promised is not taken on trust."""
     weights = sum(row["rows"] * row["columns"] for row in rows)
-    zeros = weights - sum(int(layer.weight_OI.count_nonzero()) for layer in decoder.layers(sites))
+    zeros = weights - sum(nonzeros(layer.weight_OI) for layer in decoder.layers(sites))
     asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in rows) / weights
     return {"asked": asked, "found": zeros / weights, "weights": weights, "zeros": zeros, "layers": len(rows)}
 

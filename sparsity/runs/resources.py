@@ -3,14 +3,14 @@
 For blocks of b bytes, e bytes an element, N calibration tokens of width I, n of them in a batch. Memory is the model (all of it,
 or, read block by block, what is outside its blocks and b) and what the hungriest stage holds besides:
 
-    prune      statistics of a block, those of layers that see the same tensors once (a Gram: 4 I^2);
+    observe    statistics of a block, those of layers that see the same tensors once (a Gram: 4 I^2);
                e N I for each copy of the hidden states: one, another for what dense blocks put out, two more where the dense
-               model's are carried along; e n for each output of a block's layers; a byte for each weight of the block, its mask;
-               WORK float32 numbers for each weight of the largest layer, and FACTORS times its largest statistic, to compute with;
-               the journal of the block before
+               model's are carried along; e n for each output of a block's layers; the journal of the block before, while a file is
+               made of it: the hidden states, the block if it rests in files, and COPIES times the larger of both
+    prune      the statistics and the hidden states; a byte for each weight of the block, its mask; WORK float32 numbers for each
+               weight of the largest layer, and FACTORS times its largest statistic, to compute with; the journal and its file
     refine     TUNED float32 numbers for each weight of the block (a copy, its gradient, Adam's two, the best so far, twice while
                one replaces another), masks, KEPT times the activations of a batch for the gradient, the hidden states, the journal
-    journal    the block and the hidden states, COPIES times while a file is made of them
     write      where the model writes text: the keys and values of all blocks for AT_ONCE sequences, the logits of their prompts
     recover    TUNED float32 numbers for each weight of all blocks that is tuned; a model in float32 is its own copy
     learn      two fewer, as long as there is no gradient; KEPT times the activations of a batch, of all blocks, or of one where
@@ -46,7 +46,7 @@ from .build import Parts
 from .settings import Calibration, Settings
 
 # Measured: tests/test_resources.py holds the sum to what a process takes.
-WORK = 8  # a score, its order and a few copies
+WORK = 6  # a score, its selection and a few copies
 FACTORS = 2  # a Cholesky factor and its inverse
 COPIES = 2  # parts and the whole
 TUNED = 6  # see above
@@ -146,21 +146,20 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
     batch = min(calibration.batch_size * calibration.seqlen, calibrated)
     hidden = of.element * calibrated * of.width * _copies(plan, calibration)
     folded, largest = statistics(calibration, decoder, plan.needs), _largest(calibration, decoder, plan.needs)
-    journal = (of.block + hidden) * settings.journal
+    put, file = (hidden + of.block * stream) * settings.journal, max(hidden, of.block) * settings.journal
     texts = {evaluator: _tokens(evaluator, tokens) for evaluator in windowed}
     kept = [n * (stream + isinstance(evaluator, Divergence)) for evaluator, n in texts.items()]
     changed = sum(decoder.layer(site).weight_OI.numel() for site in plan.sites)
     cached = settings.cache.statistics and calibration.propagate == "dense" and plan.refinement.target is None
-    states = {"hidden states": hidden, "journal": journal}
+    folds = {"statistics": max(folded.values(), default=0), "hidden states": hidden}
     stages = {
+        "observe": {**folds, "activations": of.element * batch * of.outputs, "journal": put + COPIES * file},
         "prune": {
-            "statistics": max(folded.values(), default=0),
-            "activations": of.element * batch * of.outputs,
+            **folds,
             "masks": of.linear,
             "work": 4 * WORK * of.layer + FACTORS * largest,
-            **states,
+            "journal": put + file,
         },
-        "journal": {"hidden states": hidden, "masks": of.linear, "files": COPIES * journal},
         "evaluate": {
             "logits": max((_logits(evaluator, of) for evaluator in windowed), default=0),
             "hidden states": of.element * of.width * max(kept, default=0),
@@ -171,7 +170,8 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
             "tuned weights": 4 * TUNED * of.linear,
             "masks": 5 * of.linear,  # a byte each, and to multiply with
             "activations": KEPT * of.element * batch * of.outputs,
-            **states,
+            "hidden states": hidden,
+            "journal": put + file,
         }
     asked = plan.last >= 0 or parts.allocation.measurement is not None or parts.recover.reads_text
     written = calibration.written * calibration.seqlen * asked

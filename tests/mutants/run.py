@@ -131,7 +131,13 @@ MUTANTS = (
         "ids_N.unfold(0, seqlen, 1)[:asked]",
         "tests/test_tokens.py",
     ),
-    Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weights - sum(int", "sum(int", "tests/test_run.py"),
+    Mutant(
+        "zeros not recounted",
+        "sparsity/runs/pipeline.py",
+        "weights - sum(nonzeros",
+        "sum(nonzeros",
+        "tests/test_run.py",
+    ),
     Mutant(
         "any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_target_guard.py"
     ),

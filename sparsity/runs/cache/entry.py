@@ -15,7 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from ..store import RunStore
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 DIGITS = 32  # of a digest, hexadecimal
+
+_sound: set[tuple[int, ...]] = set()  # stamps of files that were read to the end and found undamaged, by this process
 
 
 def content_hash(content: Any) -> str:
@@ -40,10 +43,29 @@ class Entry:
 
     @cached_property
     def damage(self) -> str | None:
-        """What is wrong with it, in a few words."""
-        self._file.seek(0)
-        digest = hashlib.file_digest(self._file, "sha256").hexdigest()[:DIGITS]
-        return None if self.path.stem.endswith(f"-{digest}") else "its content is not what its name says"
+        """What is wrong with it, in a few words. A file that was sound is not read again until somebody changes it."""
+        stamp = self._stamp()
+        if stamp not in _sound:
+            self._file.seek(0)
+            digest = hashlib.file_digest(self._file, "sha256").hexdigest()[:DIGITS]
+            if not self.path.stem.endswith(f"-{digest}"):
+                return "its content is not what its name says"
+            _sound.add(stamp)
+        return None
+
+    def touch(self) -> None:
+        """It was used now. A cache that may only be read stays as it is."""
+        sound = self._stamp() in _sound
+        try:
+            os.utime(self._file.fileno())
+        except OSError:
+            log.debug("%s cannot be touched", self.path)
+        if sound:
+            _sound.add(self._stamp())
+
+    def _stamp(self) -> tuple[int, ...]:
+        stat = os.fstat(self._file.fileno())
+        return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -58,9 +80,9 @@ class Entry:
         return about
 
     def tensors(self) -> dict[str, Tensor]:
-        """In memory, on the CPU."""
-        self._file.seek(0)
-        return load(self._file.read())
+        """On the CPU, mapped into memory: only what is looked at is read."""
+        with safe_open(f"/dev/fd/{self._file.fileno()}", "pt") as file:
+            return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
     def close(self) -> None:
         self._file.close()

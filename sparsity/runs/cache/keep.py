@@ -113,7 +113,7 @@ class Cache:
 def _read(folder: Path, key: str) -> Mapping[str, Tensor] | None:
     for entry in entries(folder, key):
         with closing(entry):
-            touch(entry.path)
+            entry.touch()
             return entry.tensors()
     return None
 
@@ -129,14 +129,6 @@ def writable(folder: Path) -> bool:
         log.warning("%s cannot be written", folder)
         return False
     return True
-
-
-def touch(path: Path) -> None:
-    """It was used now. A cache that may only be read stays as it is."""
-    try:
-        os.utime(path)
-    except OSError:
-        log.debug("%s cannot be touched", path)
 
 
 def remove(path: Path) -> None:

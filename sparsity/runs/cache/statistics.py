@@ -27,7 +27,7 @@ from ...models.decoder import Decoder
 from ...processes import ALONE, Processes
 from ...stream import BlockStream, Needs, Passage, Stream, collect, merged
 from .entry import Entry, content_hash, content_of, entries
-from .keep import STATISTICS, Cache, touch, writable
+from .keep import STATISTICS, Cache, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it
 KEPT = "kept"  # what the first process says of a file, and of all that was asked for
@@ -164,7 +164,7 @@ def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) 
         found = {name: place for name, place in located(entry).items() if name in names}
         if found:
             stack.enter_context(closing(entry))
-            touch(entry.path)
+            entry.touch()
             places |= found
         else:
             entry.close()
