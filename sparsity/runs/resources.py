@@ -19,7 +19,7 @@ def memory(settings: Settings, decoder: Decoder, plan: Plan) -> dict[str, int]:
     parameters = list(decoder.model.parameters())
     element = parameters[0].element_size()
     calibration = settings.calibration
-    tokens = calibration.sequences * calibration.seqlen if plan.last >= 0 else 0
+    tokens = (calibration.sequences + calibration.held_out) * calibration.seqlen if plan.last >= 0 else 0
     hidden = decoder.model.config.get_text_config(decoder=True).hidden_size
     return {
         "weights": sum(p.numel() * p.element_size() for p in parameters),
