@@ -196,7 +196,7 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
         "sparsity_found": report.found,
         "error_before": report.error_before,
         "relative_error": report.error,
-        "held_out_error": report.held_out_error,
+        **({} if report.held_out_error is None else {"held_out_error": report.held_out_error}),
         "seconds": round(report.seconds, 6),
         "corrector_seconds": round(report.corrector_seconds, 6),
         **report.facts,

@@ -17,6 +17,6 @@ HELD_OUT = (
         "unseen = relative_error(judge[GRAM].gram_II, layer.weight_OI, pruned",
         JUDGED,
     ),
-    Mutant("held-out text that goes only as far as the other", ENGINE, "max(site.block for site in plan.needs)", "plan.last", JUDGED),
+    Mutant("held-out text goes as far as the other", ENGINE, "max(site.block for site in plan.needs)", "plan.last", JUDGED),
     Mutant("states of the text held out for the other", STREAM, "(2 if self._apart else 1)", "2", GOES_ON),
 )  # fmt: skip

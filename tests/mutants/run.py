@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blocks import BLOCKS
+from held_out import HELD_OUT
 from mutant import Mutant
 from processes import PROCESSES
 from shortcuts import SHORTCUTS
@@ -130,7 +131,13 @@ MUTANTS = (
         "ids_N.unfold(0, seqlen, 1)[:asked]",
         "tests/test_tokens.py",
     ),
-    Mutant("zeros not recounted", "sparsity/runs/pipeline.py", "weights - sum(int", "sum(int", "tests/test_run.py"),
+    Mutant(
+        "zeros not recounted",
+        "sparsity/runs/pipeline.py",
+        "weights - sum(nonzeros",
+        "sum(nonzeros",
+        "tests/test_run.py",
+    ),
     Mutant(
         "any target allowed", "sparsity/runs/build.py", "not in (OURS, *allow)", "in ()", "tests/test_target_guard.py"
     ),
@@ -331,6 +338,7 @@ MUTANTS = (
     *BLOCKS,
     *PROCESSES,
     *SHORTCUTS,
+    *HELD_OUT,
 )
 
 
