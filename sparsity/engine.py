@@ -58,6 +58,7 @@ class LayerReport:
         float | None
     )  # sqrt(L(W) / L(0)) on the calibration text, as the method left it; None where no Gram was folded
     error: float | None  # the same, as the corrector left it
+    held_out_error: float | None  # the same on text that nothing was learnt from; None where there is none
     seconds: float  # method, corrector and writing, without the errors
     corrector_seconds: float
     facts: Mapping[str, float]
@@ -127,15 +128,20 @@ def plan(
     return replace(the_plan, patterns=dict.fromkeys(the_plan.sites, pattern))
 
 
-def prune(stream: Stream, plan: Plan) -> Iterator[LayerReport]:
-    """Prune the planned layers of the stream's model in place, a report for each when done. Whoever iterates does the logging."""
+def prune(stream: Stream, plan: Plan, held_out: Stream | None = None) -> Iterator[LayerReport]:
+    """Prune the planned layers of the stream's model in place, a report for each when done. Whoever iterates does the logging.
+
+    `held_out`: of the same model, along text that nothing is learnt from; the layers' errors are taken on it too.
+    """
     for block in stream.blocks:
-        yield from prune_block(stream, plan, block)
+        yield from prune_block(stream, plan, block, held_out)
     yield from prune_head(plan, stream.device)
 
 
-def prune_block(stream: Stream, plan: Plan, block: Block) -> Generator[LayerReport, None, Mapping[str, float]]:
-    """The same of one block, in front of which the stream stands. It is moved on as far as the plan needs it.
+def prune_block(
+    stream: Stream, plan: Plan, block: Block, held_out: Stream | None = None
+) -> Generator[LayerReport, None, Mapping[str, float]]:
+    """The same of one block, in front of which the streams stand. They are moved on as far as the plan needs it.
 
     Returns what the refinement says of the block: nothing where there is none, or where nothing was asked of its layers.
     """
@@ -144,8 +150,9 @@ def prune_block(stream: Stream, plan: Plan, block: Block) -> Generator[LayerRepo
     with block.on(stream.device):
         needs = {site: plan.needs[site] for site in block.linears if site in plan.needs}
         stats = stream.observe(block, needs) if block.index <= plan.last else {site: Stats(site) for site in needs}
+        judges = held_out.observe(block, dict.fromkeys(needs, (GRAM,))) if held_out else {}
         for site in needs:
-            report = _prune_layer(plan, block, site, stats.pop(site), stream.device)
+            report = _prune_layer(plan, block, site, stats.pop(site), stream.device, judges.pop(site, None))
             if report.asked:
                 keeps[site] = report.keep_OI
             yield report
@@ -155,6 +162,8 @@ def prune_block(stream: Stream, plan: Plan, block: Block) -> Generator[LayerRepo
             refined["seconds"] = now(stream.device) - start
         if block.index < plan.last:
             stream.advance(block)
+        if held_out and block.index < max(site.block for site in plan.needs):
+            held_out.advance(block)
     return refined
 
 
@@ -169,7 +178,9 @@ def prune_head(plan: Plan, device: torch.device) -> Iterator[LayerReport]:
                 yield _prune_layer(by_magnitude, plan.head, site, Stats(site), device)
 
 
-def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device) -> LayerReport:
+def _prune_layer(
+    plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device, judge: Stats | None = None
+) -> LayerReport:
     """A function of its own, so that a layer's statistics are gone before the next one's are derived."""
     start = now(device)
     layer = block.layer(site)
@@ -177,12 +188,14 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
     chosen = now(device)
     corrected = plan.corrector.correct(layer, pruned, stats)
     repaired = now(device)
-    before, after = None, None
+    before, after, unseen = None, None, None
     if GRAM in plan.needs[site] and plan.layer_error is not False:
         gram_II = stats[GRAM].gram_II
         before = after = relative_error(gram_II, layer.weight_OI, pruned.weight_OI).item()
         if corrected.weight_OI is not pruned.weight_OI:
             after = relative_error(gram_II, layer.weight_OI, corrected.weight_OI).item()
+    if judge is not None:
+        unseen = relative_error(judge[GRAM].gram_II, layer.weight_OI, corrected.weight_OI).item()
     block.write(site, stats.processes.first(corrected.weight_OI))  # all go on with one model, to the last bit
     return LayerReport(
         site=site,
@@ -191,6 +204,7 @@ def _prune_layer(plan: Plan, block: Block, site: Site, stats: Stats, device: tor
         found=1 - pruned.keep_OI.count_nonzero().item() / pruned.keep_OI.numel(),  # a sum takes eight times as long
         error_before=before,
         error=after,
+        held_out_error=unseen,
         seconds=repaired - start,
         corrector_seconds=repaired - chosen,
         facts={**pruned.facts, **{f"corrector_{name}": fact for name, fact in corrected.facts.items()}},

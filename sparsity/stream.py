@@ -76,7 +76,7 @@ class Stream(Protocol):
         ...
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """Go on with those that `carried` gave elsewhere."""
+        """Go on with the next of these, as many as `carried` gave elsewhere."""
         ...
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
@@ -144,7 +144,8 @@ class BlockStream:
                 hidden_BTI, calls = decoder.record(ids)
                 self.hidden.append(hidden_BTI.to(device))
                 self._calls.append([call.map(shared) for call in calls])
-        if target == "dense" and propagate == "pruned":
+        self._apart = target == "dense" and propagate == "pruned"
+        if self._apart:
             self._dense = [*self.hidden]
 
     def _mine(self, whole_BT: Tensor) -> tuple[Tensor, ...]:
@@ -160,7 +161,8 @@ class BlockStream:
         assert self.ids_BT is not None
         batches = len(self.ids_BT.split(self._batch_size))
         mine = range(batches)[self._processes.part(batches)]
-        kept = [state_BTI.to(self.device) for i, state_BTI in enumerate(states) if i % batches in mine]
+        every = range(batches * (2 if self._apart else 1))
+        kept = [state_BTI.to(self.device) for i, state_BTI in zip(every, states, strict=False) if i % batches in mine]
         self.hidden, self._dense = kept[: len(mine)], kept[len(mine) :]
 
     @torch.no_grad()

@@ -26,9 +26,9 @@ def layers(monkeypatch) -> list[str]:
     """Grows by the name of every layer that is pruned."""
     seen, inner = [], engine._prune_layer
 
-    def counted(plan, block, site, stats, device):
+    def counted(plan, block, site, *rest):
         seen.append(site.name)
-        return inner(plan, block, site, stats, device)
+        return inner(plan, block, site, *rest)
 
     monkeypatch.setattr(engine, "_prune_layer", counted)
     return seen
@@ -38,10 +38,10 @@ def killed(monkeypatch, *words: str, at: str) -> None:
     """A run that ends in front of the layer whose name has this ending."""
     inner = engine._prune_layer
 
-    def dies(plan, block, site, stats, device):
+    def dies(plan, block, site, *rest):
         if site.name.endswith(at):
             raise Killed
-        return inner(plan, block, site, stats, device)
+        return inner(plan, block, site, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_prune_layer", dies)
@@ -63,6 +63,7 @@ def same(a: Run, b: Run) -> None:
 @pytest.mark.parametrize("at", ["layers.1.self_attn.q_proj", "layers.2.mlp.up_proj", "layers.3.mlp.down_proj"])
 def test_a_killed_run_goes_on_behind_its_last_block(monkeypatch, layers, propagate, at):
     words = (*MEASURED, "method=sparsegpt", "corrector=greedy", f"calibration.propagate={propagate}", "save=true")
+    words += ("calibration.held_out=2",)
     whole = run(*FOUR, *words, into="whole")
     killed(monkeypatch, *words, at=at)
     [folder] = folders()
@@ -82,7 +83,7 @@ def test_a_killed_run_goes_on_behind_its_last_block(monkeypatch, layers, propaga
 @pytest.mark.parametrize("target", ["dense", "own"])
 def test_a_refined_run_goes_on_with_both_streams_and_all_rows(monkeypatch, target):
     words = (*MEASURED, "method=wanda", "refine=block", f"refine.target={target}", "refine.epochs=2", "save=true")
-    words += ("calibration.batch_size=1",)
+    words += ("calibration.batch_size=1", "calibration.held_out=2")
     whole = run(*FOUR, *words, into="whole")
     killed(monkeypatch, *words, at="layers.2.mlp.up_proj")
     assert command(*SMALL, *FOUR, *words).status == 0

@@ -33,7 +33,7 @@ def asked(decoder: Decoder, *words: str, tokens: int = 0, stream: bool = True) -
     words = ("calibration=paper", *words)
     parts, settings = assembled(*words), read(compose(*words))
     whole = {"head": settings.scope.lm_head, "refinement": parts.refine}
-    the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, **whole)
+    the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, None, settings.errors, **whole)
     return the_plan, needed(settings, parts, decoder, the_plan, tokens, stream)
 
 
@@ -139,6 +139,15 @@ def test_what_the_model_writes_is_calibrated_on_and_has_keys_and_values(llama_70
     _, unread = asked(llama_70b, "method=magnitude", "calibration.written=20", stream=False)
     assert "write" not in unread.stages  # nothing reads it, so nothing is written
     assert unread.operations["writing"] == 0
+
+
+def test_text_that_is_held_out_has_states_and_grams_of_its_own(llama_70b):
+    words = ("method=sparsegpt", "layer_error=true")
+    (_, need), (_, judged) = asked(llama_70b, *words), asked(llama_70b, *words, "calibration.held_out=32")
+    assert judged.stages["prune"]["statistics"] == 2 * GRAMS
+    assert judged.stages["prune"]["hidden states"] == need.stages["prune"]["hidden states"] * 160 // 128
+    for what in ("calibration", "statistics"):
+        assert judged.operations[what] == need.operations[what] * 160 // 128
 
 
 def test_disk_by_what_is_kept(llama_70b):

@@ -86,9 +86,9 @@ def test_the_same_command_runs_what_is_missing_and_the_table_has_all(monkeypatch
     command(*GRID, "sparsity=0.5,1.5")
     seen, inner = [], engine._prune_layer
 
-    def counted(plan, block, site, stats, device):
+    def counted(plan, block, site, *rest):
         seen.append(plan.patterns[site].sparsity)
-        return inner(plan, block, site, stats, device)
+        return inner(plan, block, site, *rest)
 
     monkeypatch.setattr(engine, "_prune_layer", counted)
     ended = command(*GRID, "sparsity=0.5,0.6")
@@ -107,11 +107,11 @@ def test_a_smaller_sweep_in_the_same_folder_has_a_smaller_table():
 def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(monkeypatch):
     seen, inner = [], engine._prune_layer
 
-    def interrupted(plan, block, site, stats, device):
+    def interrupted(plan, block, site, *rest):
         seen.append(site.name)
         if len(seen) == 14 + 10:  # the second point's second block
             raise KeyboardInterrupt
-        return inner(plan, block, site, stats, device)
+        return inner(plan, block, site, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_prune_layer", interrupted)

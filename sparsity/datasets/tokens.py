@@ -23,6 +23,13 @@ def tokenise(text: str, tokenizer: Callable[..., Any]) -> Tensor:
 
 def sample(ids_N: Tensor, num_sequences: int, seqlen: int, generator: torch.Generator) -> Tensor:
     """Sequences (B, T) at independent starts, uniform in [0, N - T]. They may overlap, as in the papers."""
+    return sample_apart(ids_N, num_sequences, 0, seqlen, generator)[0]
+
+
+def sample_apart(
+    ids_N: Tensor, num_sequences: int, held_out: int, seqlen: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The same, and `held_out` more (H, T), whose starts are uniform over those where none of the first has a token."""
     _positive(num_sequences=num_sequences, seqlen=seqlen)
     if len(ids_N) < num_sequences * seqlen:
         raise UserError(
@@ -30,7 +37,18 @@ def sample(ids_N: Tensor, num_sequences: int, seqlen: int, generator: torch.Gene
             f"tokens = {num_sequences * seqlen:,}. Ask for fewer or shorter sequences, or give a longer text."
         )
     starts_B = torch.randint(len(ids_N) - seqlen + 1, (num_sequences,), generator=generator)
-    return ids_N.unfold(0, seqlen, 1)[starts_B]
+    apart_N = torch.ones(len(ids_N) - seqlen + 1, dtype=torch.bool)
+    for start in starts_B.tolist():
+        apart_N[max(start - seqlen + 1, 0) : start + seqlen] = False
+    free_S = apart_N.nonzero()[:, 0]
+    if held_out and not len(free_S):
+        raise UserError(
+            f"The calibration text has {len(ids_N):,} tokens, and {num_sequences} sequences of {seqlen} leave nowhere in it "
+            f"{seqlen} in a row to hold out. Ask for fewer or shorter sequences, or give a longer text."
+        )
+    starts_H = free_S[torch.randint(max(len(free_S), 1), (held_out,), generator=generator)]
+    all_NT = ids_N.unfold(0, seqlen, 1)
+    return all_NT[starts_B], all_NT[starts_H]
 
 
 def windows(ids_N: Tensor, seqlen: int, limit: int | None) -> Tensor:

@@ -76,7 +76,7 @@ def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
     union = dict(needs)
     for parts, settings in _points(job):
         if settings.calibration.propagate == "dense":
-            theirs = {site: asks(parts.method, parts.corrector, settings.layer_error, site) for site in needs}
+            theirs = {site: asks(parts.method, parts.corrector, settings.errors, site) for site in needs}
             union = {site: distinct([*taps, *theirs[site]]) for site, taps in union.items()}
     held = sum(statistics(job.settings.calibration, decoder, union).values())
     fits = held <= job.cache.limit / 2 and statistics_key(union) == statistics_key(needs)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .groups import USUAL
+from .groups import PRUNING, named
 
 if TYPE_CHECKING:  # a report shows tables too, and loads no model
     from ..engine import LayerReport
@@ -60,16 +60,7 @@ def progress(reports: Iterator[LayerReport], sites: int, blocks: int, before: in
 def table(result: Mapping[str, Any], folder: Path) -> None:
     """A finished run in one table."""
     sparsity, perplexity, layers = result["sparsity"], result["perplexity"], result["layers"]
-    chosen = result["choices"]
-    title = [
-        result["model"]["name"],
-        *(
-            chosen[group]
-            for group in ("method", "pattern", "allocation", "corrector")
-            if chosen.get(group, USUAL) != USUAL
-        ),
-    ]
-    say("\n" + " · ".join(title))
+    say("\n" + " · ".join([result["model"]["name"], *named(result["choices"], *PRUNING)]))
 
     cells = {"dense": "-", "pruned": "-", "rise": "-"}
     if perplexity["dense"] is not None:
@@ -79,6 +70,7 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
         "asked": f"{sparsity['asked']:.2%}",
         "found": f"{sparsity['found']:.2%}",
         "layer error": "-" if layers["relative_error_mean"] is None else f"{layers['relative_error_mean']:.3f}",
+        **({} if (unseen := layers.get("held_out_error_mean")) is None else {"held out": f"{unseen:.3f}"}),
         "seconds": f"{sum(result['seconds'].values()):.1f}",
         "peak memory": f"{result['peak_memory_bytes'] / 2**30:.2f} GiB",
     }
@@ -89,10 +81,8 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
     console.print(view)
 
     if perplexity["dense"] is not None:
-        protocol = result["evaluation"]["perplexity"]
-        say(
-            f"dense, pruned: perplexity, {protocol['windows']} windows of {protocol['seqlen']} tokens of {chosen['dataset']}"
-        )
+        windows, text = result["evaluation"]["perplexity"], result["choices"]["dataset"]
+        say(f"dense, pruned: perplexity, {windows['windows']} windows of {windows['seqlen']} tokens of {text}")
     if "lm_eval" in result["evaluation"]:
         _tasks(result["evaluation"]["lm_eval"])
     say(f"asked, found: zeros in {sparsity['layers']} of {layers['all']} layers; recounted in the model")

@@ -98,6 +98,11 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
     if settings.packed and not settings.save:
         raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
     check_streams(parts, settings, processes.size)
+    if settings.calibration.held_out and settings.layer_error is False:
+        raise UserError(
+            f"calibration.held_out={settings.calibration.held_out} is text to take the layers' errors on, and layer_error=false "
+            f"asks for none. Leave one of them out"
+        )
     parts.model.check()
     parts.dataset.check()
     parts.reference.check()
@@ -140,9 +145,9 @@ def _assist(job: Job) -> None:
     torch.set_float32_matmul_precision("highest")
     dense = _dense(job, None)
     the_plan = _plan(job, dense.decoder)
-    ids_BT = calibration_ids(job, dense, the_plan)
-    the_plan = allocate(job, dense, the_plan, ids_BT)
-    assist(job, dense, the_plan, ids_BT if the_plan.last >= 0 else None)
+    drawn = calibration_ids(job, dense, the_plan)
+    the_plan = allocate(job, dense, the_plan, drawn.ids_BT)
+    assist(job, dense, the_plan, drawn)
 
 
 def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dict[str, Any]:
@@ -157,7 +162,8 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         the_plan = _plan(job, decoder)
         if settings.save or scratch:
             store.check_space(checkpoint.size(loaded))
-        ids_BT = calibration_ids(job, dense, the_plan)
+        drawn = calibration_ids(job, dense, the_plan)
+        ids_BT = drawn.ids_BT
         asked = any(evaluator.reads_text for evaluator in parts.evaluation.values())
         ids_N = dense.ids(parts.dataset.evaluation_text()) if asked else torch.empty(0)
         for evaluator in parts.evaluation.values():
@@ -184,9 +190,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
     with clock("recover"):
         known_dense = taught(job, decoder, the_plan, ids_BT)
     sites = the_plan.sites
-    rows, refined, keep_sha256, resumed, forwards, each_peak = prune(
-        job, dense, the_plan, ids_BT if the_plan.last >= 0 else None, clock, watch
-    )
+    rows, refined, keep_sha256, resumed, forwards, each_peak = prune(job, dense, the_plan, drawn, clock, watch)
     with clock("recover"), console.busy("recovering"):
         recovery = recover(job, decoder, the_plan, ids_BT, known_dense)
     with clock("evaluate"), console.busy("evaluating the pruned model"):
@@ -268,7 +272,7 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
         parts.pattern,
         parts.corrector,
         sites,
-        job.settings.layer_error,
+        job.settings.errors,
         scope.lm_head,
         parts.refine,
     )
@@ -334,7 +338,7 @@ def _recount(decoder: Decoder, sites: Sequence[Site], rows: Sequence[Mapping[str
 
 def _layer_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     columns = [column for row in rows for column in row if column.startswith("corrector_")]
-    return _means(rows, ["error_before", "relative_error", *columns])
+    return _means(rows, ["error_before", "relative_error", "held_out_error", *columns])
 
 
 def _means(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, float | None]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core import Site
-from ..engine import LayerReport, Plan, prune_block, prune_head
+from ..engine import GRAM, LayerReport, Plan, prune_block, prune_head
 from ..methods import Route
 from ..models import Block
 from ..stream import Stream
@@ -27,7 +28,38 @@ from .dense import Dense
 from .environment import circumstances, peak_memory
 from .job import Clock, Job
 from .journal import Done, Journal
+from .sequences import Sequences
 from .tracking import Watch
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What is walked along: text that is learnt from, and text that judges what was learnt."""
+
+    learnt: Stream
+    held_out: Stream | None
+
+    @property
+    def seconds(self) -> float:
+        return sum(stream.seconds for stream in self._all)
+
+    @property
+    def forwards(self) -> int:
+        return sum(stream.forwards for stream in self._all)
+
+    def carried(self) -> Iterator[Tensor]:
+        for stream in self._all:
+            yield from stream.carried()
+
+    def carry(self, states: Iterable[Tensor]) -> None:
+        """Go on with those that `carried` gave elsewhere."""
+        states = iter(states)
+        for stream in self._all:
+            stream.carry(states)
+
+    @property
+    def _all(self) -> list[Stream]:
+        return [self.learnt, *([self.held_out] if self.held_out else [])]
 
 
 class Outcome(NamedTuple):
@@ -39,7 +71,7 @@ class Outcome(NamedTuple):
     peak_memory: list[int]  # of each process so far, bytes
 
 
-def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Clock, watch: Watch) -> Outcome:
+def prune(job: Job, dense: Dense, plan: Plan, drawn: Sequences, clock: Clock, watch: Watch) -> Outcome:
     """Prune the model in place, from where the journal says. layers.csv is written block by block."""
     journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device, job.processes.size)})
     rows: list[dict[str, Any]] = []
@@ -61,19 +93,19 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
         if facts:
             refined.append({"block": block.index, **facts})
 
-    def reports(stream: Stream, done: int, resumed: list[int]) -> Iterator[LayerReport]:
-        for block in stream.blocks[done:]:
-            first, before = len(rows), stream.seconds
+    def reports(streams: Streams, done: int, resumed: list[int]) -> Iterator[LayerReport]:
+        for block in streams.learnt.blocks[done:]:
+            first, before = len(rows), streams.seconds
             with clock("prune"):
-                facts = yield from prune_block(stream, plan, block)
-            clock.move("prune", "calibrate", stream.seconds - before)
+                facts = yield from prune_block(streams.learnt, plan, block, streams.held_out)
+            clock.move("prune", "calibrate", streams.seconds - before)
             clock.move("prune", "refine", facts.get("seconds", 0.0))
             note(block, facts)
             with clock("journal"):
                 tables()
                 if job.settings.journal:
                     seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune", "refine")}
-                    hidden = [state_BTI.cpu() for state_BTI in stream.carried()]
+                    hidden = [state_BTI.cpu() for state_BTI in streams.carried()]
                     with block.at_hand():
                         weights = {
                             site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps
@@ -81,16 +113,17 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
                         journal.put(block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), hidden)
             keeps.clear()
         with clock("prune"):
-            yield from prune_head(plan, stream.device)
+            yield from prune_head(plan, job.device)
 
     with ExitStack() as stack:
         stack.callback(journal.close)
         with clock("calibrate"):
-            stream = stack.enter_context(_along(job, dense, plan, ids_BT))
+            streams = stack.enter_context(_along(job, dense, plan, drawn))
         done, hidden = journal.read()
         job.processes.words(str(done))
         resumed: list[int] = []
-        for block in stream.blocks[:done]:
+        blocks = streams.learnt.blocks
+        for block in blocks[:done]:
             was = journal.block(block.index)
             with block.at_hand():
                 for site in block.linears:
@@ -100,40 +133,48 @@ def prune(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None, clock: Cloc
                 add(row, was.keeps[row["name"]])
             note(block, was.refined)
         if done:
-            stream.carry(job.processes.each(hidden))
+            streams.carry(job.processes.each(hidden))
             clock.add(was.seconds)
             resumed = [*was.resumed, done]
-            console.say(f"going on at block {done + 1} of {len(stream.blocks)}, where this run was interrupted")
-        walk = reports(stream, done, resumed)
-        for report in console.progress(walk, len(plan.sites), len(stream.blocks), len(rows)):
+            console.say(f"going on at block {done + 1} of {len(blocks)}, where this run was interrupted")
+        walk = reports(streams, done, resumed)
+        for report in console.progress(walk, len(plan.sites), len(blocks), len(rows)):
             keeps[report.site.name] = torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy()))
             add(_row(report, _method(job, report.site)), keeps[report.site.name])
         tables()
-        forwards, peak_memory = _spent(job, stream)
+        forwards, peak_memory = _spent(job, streams)
         return Outcome(rows, refined, digest.hexdigest(), resumed, forwards, peak_memory)
 
 
-def assist(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> None:
+def assist(job: Job, dense: Dense, plan: Plan, drawn: Sequences) -> None:
     """What the other processes do meanwhile. Every exchange of `prune` has its counterpart here."""
-    with _along(job, dense, plan, ids_BT) as stream:
+    with _along(job, dense, plan, drawn) as streams:
         done = int(job.processes.words("")[0])
         if done:
-            stream.carry(job.processes.each(()))
-        for block in stream.blocks[done:]:
-            deque(prune_block(stream, plan, block), maxlen=0)
+            streams.carry(job.processes.each(()))
+        for block in streams.learnt.blocks[done:]:
+            deque(prune_block(streams.learnt, plan, block, streams.held_out), maxlen=0)
             if job.settings.journal:
-                deque(stream.carried(), maxlen=0)
-        _spent(job, stream)
+                deque(streams.carried(), maxlen=0)
+        _spent(job, streams)
 
 
-def _along(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> AbstractContextManager[Stream]:
+@contextmanager
+def _along(job: Job, dense: Dense, plan: Plan, drawn: Sequences) -> Iterator[Streams]:
     propagate, target = job.settings.calibration.propagate, plan.refinement.target
-    return calibration(job, dense, plan.needs, ids_BT, propagate, target, job.processes)
+    with ExitStack() as stack:
+        ids_BT, held_out = drawn.ids_BT if plan.last >= 0 else None, None
+        learnt = stack.enter_context(calibration(job, dense, plan.needs, ids_BT, propagate, target, job.processes))
+        if drawn.held_out_HT is not None:
+            judged = dict.fromkeys(plan.needs, (GRAM,))
+            along = calibration(job, dense, judged, drawn.held_out_HT, propagate, processes=job.processes)
+            held_out = stack.enter_context(along)
+        yield Streams(learnt, held_out)
 
 
-def _spent(job: Job, stream: Stream) -> tuple[int, list[int]]:
+def _spent(job: Job, streams: Streams) -> tuple[int, list[int]]:
     """Blocks run, times batches, by all processes, and the peak memory of each."""
-    told = [json.loads(word) for word in job.processes.words(json.dumps([stream.forwards, peak_memory()]))]
+    told = [json.loads(word) for word in job.processes.words(json.dumps([streams.forwards, peak_memory()]))]
     return sum(forwards for forwards, _ in told), [peak for _, peak in told]
 
 
@@ -159,6 +200,7 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
         "sparsity_found": report.found,
         "error_before": report.error_before,
         "relative_error": report.error,
+        **({} if report.held_out_error is None else {"held_out_error": report.held_out_error}),
         "seconds": round(report.seconds, 6),
         "corrector_seconds": round(report.corrector_seconds, 6),
         **report.facts,

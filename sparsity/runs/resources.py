@@ -1,6 +1,7 @@
 """What a run will hold, write and compute, before it does: a function of the model's shapes and the options.
 
-For blocks of b bytes, e bytes an element, N calibration tokens of width I, n of them in a batch. Memory is the model (all of it,
+For blocks of b bytes, e bytes an element, N calibration tokens of width I, n of them in a batch (text that is held out has its own
+states and Grams). Memory is the model (all of it,
 or, read block by block, what is outside its blocks and b) and what the hungriest stage holds besides:
 
     observe    statistics of a block, those of layers that see the same tensors once (a Gram: 4 I^2);
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ..core import Site, Tap
-from ..engine import Plan
+from ..engine import GRAM, Plan
 from ..evaluation import Divergence
 from ..evaluation.windows import Windowed
 from ..models import Decoder
@@ -142,10 +143,15 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
     """
     of, calibration = shapes(decoder), settings.calibration
     windowed = [evaluator for evaluator in parts.evaluation.values() if isinstance(evaluator, Windowed)]
-    calibrated = calibration.sequences * calibration.seqlen if plan.last >= 0 else 0
+    calibrated, judged = (
+        n * calibration.seqlen if plan.last >= 0 else 0 for n in (calibration.sequences, calibration.held_out)
+    )
     batch = min(calibration.batch_size * calibration.seqlen, calibrated)
-    hidden = of.element * calibrated * of.width * _copies(plan, calibration)
-    folded, largest = statistics(calibration, decoder, plan.needs), _largest(calibration, decoder, plan.needs)
+    states = calibrated * _copies(plan, calibration) + judged * (1 + (calibration.propagate == "dense"))
+    hidden = of.element * states * of.width
+    judges = dict.fromkeys(plan.needs, (GRAM,)) if judged else {}
+    folded = statistics(calibration, decoder, plan.needs) + statistics(calibration, decoder, judges)
+    largest = _largest(calibration, decoder, plan.needs)
     put, file = (hidden + of.block * stream) * settings.journal, max(hidden, of.block) * settings.journal
     texts = {evaluator: _tokens(evaluator, tokens) for evaluator in windowed}
     kept = [n * (stream + isinstance(evaluator, Divergence)) for evaluator, n in texts.items()]
@@ -191,9 +197,11 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
         "journal": (of.element * changed + changed // 8 + 2 * hidden) * settings.journal,
         "statistics": sum(folded.values()) * cached,
     }
+    passes = calibrated * _passes(plan, calibration) + judged * (1 if calibration.propagate == "dense" else 2)
     operations = {
-        "calibration": calibrated * (plan.last + 1) * _passes(plan, calibration) * of.operations(calibration.seqlen),
-        "statistics": calibrated * sum(_products(calibration, decoder, plan.needs).values()),
+        "calibration": passes * (plan.last + 1) * of.operations(calibration.seqlen),
+        "statistics": calibrated * sum(_products(calibration, decoder, plan.needs).values())
+        + judged * sum(_products(calibration, decoder, judges).values()),
         "evaluation": sum(
             2 * n * (len(decoder.blocks) * of.operations(evaluator.seqlen) + of.logits)
             for evaluator, n in texts.items()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..core import UserError
-from ..datasets import sample
+from ..datasets import sample_apart
 from ..engine import Plan
 from ..models import written
 from .calibration import text
@@ -16,23 +18,30 @@ from .job import Job
 from .key import writing_key
 
 
-def calibration_ids(job: Job, dense: Dense, plan: Plan) -> Tensor | None:
-    """Sequences (B, T); None where nothing asks for them. The first process draws them, and gives them to the others."""
+class Sequences(NamedTuple):
+    ids_BT: Tensor | None  # that are learnt from; None where nothing asks for them
+    held_out_HT: Tensor | None  # that are not, at other places of the text; None if there are none
+
+
+def calibration_ids(job: Job, dense: Dense, plan: Plan) -> Sequences:
+    """The first process draws them, and gives them to the others."""
     parts = job.parts
     if plan.last < 0 and parts.allocation.measurement is None and not parts.recover.reads_text:
-        return None
-    [ids_BT] = job.processes.each([_drawn(job, dense)] if job.processes.rank == 0 else [])
-    return ids_BT
+        return Sequences(None, None)
+    ids_BT, held_out_HT = job.processes.each(_drawn(job, dense) if job.processes.rank == 0 else [])
+    return Sequences(ids_BT, held_out_HT if len(held_out_HT) else None)
 
 
-def _drawn(job: Job, dense: Dense) -> Tensor:
+def _drawn(job: Job, dense: Dense) -> tuple[Tensor, Tensor]:
     """What the model writes stands in front, since a tuning holds out the last; it is remembered."""
     calibration = job.settings.calibration
     generator = torch.Generator().manual_seed(calibration.seed)
     ids_N = dense.ids(job.parts.dataset.calibration_text())
-    ids_BT = sample(ids_N, calibration.num_sequences, calibration.seqlen, generator)
+    ids_BT, held_out_HT = sample_apart(
+        ids_N, calibration.num_sequences, calibration.held_out, calibration.seqlen, generator
+    )
     if not calibration.written:
-        return ids_BT
+        return ids_BT, held_out_HT
     pieces_MP = ids_BT.unfold(1, calibration.prompt, 1).flatten(0, 1)
     prompts_BP = pieces_MP[torch.randint(len(pieces_MP), (calibration.written,), generator=generator)]
 
@@ -46,7 +55,7 @@ def _drawn(job: Job, dense: Dense) -> Tensor:
         **circumstances(job.device),
         **writing_key(),
     }
-    return torch.cat([job.cache.remembered(known, write)["ids"], ids_BT])
+    return torch.cat([job.cache.remembered(known, write)["ids"], ids_BT]), held_out_HT
 
 
 def check(sequences: int, seqlen: int, prompt: int) -> None:

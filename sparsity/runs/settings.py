@@ -33,6 +33,7 @@ class Calibration(Options):
     num_sequences: PositiveInt
     seqlen: Annotated[int, Field(ge=2)]
     batch_size: PositiveInt
+    held_out: Annotated[int, Field(ge=0)]
     written: Annotated[int, Field(ge=0)]
     prompt: PositiveInt
     seed: int
@@ -40,6 +41,7 @@ class Calibration(Options):
 
     @property
     def sequences(self) -> int:
+        """Those that are learnt from."""
         return self.num_sequences + self.written
 
 
@@ -72,6 +74,11 @@ class Settings(Options):
     packed: bool
     plan: bool
     rerun: bool
+
+    @property
+    def errors(self) -> LayerError:
+        """Of the layers: all are wanted where text is held out to compare them with."""
+        return True if self.calibration.held_out and self.layer_error == "auto" else self.layer_error
 
     @property
     def torch_dtype(self) -> torch.dtype | None:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blocks import BLOCKS
+from held_out import HELD_OUT
 from mutant import Mutant
 from processes import PROCESSES
 from shortcuts import SHORTCUTS
@@ -339,6 +340,7 @@ MUTANTS = (
     *PROCESSES,
     *SHORTCUTS,
     *STREAMING,
+    *HELD_OUT,
 )
 
 

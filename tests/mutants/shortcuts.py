@@ -1,9 +1,11 @@
-"""Mutants of what is there for the sake of time: passes that end early, the sweep in two levels, selection without a sort."""
+"""Mutants of what is there for the sake of time: passes that end early, the sweep in two levels, selection without a sort,
+files that are not digested again."""
 
 from __future__ import annotations
 
 from mutant import Mutant
 
+ENTRY, KEPT = "sparsity/runs/cache/entry.py", "tests/test_cache_entry.py"
 LINALG, STREAM = "sparsity/linalg.py", "sparsity/stream.py"
 IDENTITIES, WALK = "tests/test_identities.py", "tests/test_stream.py"
 TWICE = f"{WALK}::test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch"
@@ -19,4 +21,6 @@ SHORTCUTS = (
     Mutant(
         "minus zero", "sparsity/core.py", "(layer.weight_OI * keep_OI).add_(0)", "layer.weight_OI * keep_OI", IDENTITIES
     ),
+    Mutant("a file that was used is sound", ENTRY, "if sound:", "if True:", KEPT),
+    Mutant("a file that changed is sound", ENTRY, ", stat.st_mtime_ns", "", KEPT),
 )

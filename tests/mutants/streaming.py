@@ -28,8 +28,8 @@ STREAMING = (
     Mutant(
         "what is written is not held",
         RESOURCES,
-        "calibration.sequences * calibration.seqlen if",
-        "calibration.num_sequences * calibration.seqlen if",
+        "for n in (calibration.sequences,",
+        "for n in (calibration.num_sequences,",
         PLANNED,
     ),
     Mutant("a float32 model is copied", RESOURCES, "(TUNED - (of.element == 4))", "TUNED", PLANNED),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..groups import USUAL
+from ..groups import named
 from ..numbers import is_number, numbers
 
 SETTINGS = ("schema", "calibration", "resumed")  # what is no finding
@@ -18,10 +18,14 @@ IN_NAME = ("method", "pattern", "allocation", "corrector", "sparsity", "seed", "
 def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequence[str]) -> str:
     """ "wanda · unstructured 0.5 · none · seed 0", and the words of a sweep that differ from point to point and are not in it.
 
-    An allocation other than the usual one stands behind the sparsity.
+    An allocation other than the usual one stands behind the sparsity, what tunes behind the corrector.
     """
-    share = [option for option in [choices.get("allocation", USUAL)] if option != USUAL]
-    parts = [choices["method"], f"{choices['pattern']} {sparsity:g}", *share, choices["corrector"], f"seed {seed}"]
+    pattern, share, tuned = (
+        f"{choices['pattern']} {sparsity:g}",
+        named(choices, "allocation"),
+        named(choices, "refine", "recover"),
+    )
+    parts = [choices["method"], pattern, *share, choices["corrector"], *tuned, f"seed {seed}"]
     return " · ".join([*parts, *(word for word in swept if word.lstrip("+~").partition("=")[0] not in IN_NAME)])
 
 
