@@ -1,4 +1,4 @@
-"""Mutants of what is done to a block or to the model as a whole, and of the one walk that serves a sweep."""
+"""Mutants of what a block is, of what is done to it or to the model as a whole, and of the one walk that serves a sweep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from mutant import Mutant
 TUNING, STREAM = "sparsity/refine/block.py", "sparsity/stream.py"
 DESCENT, RECOVERY, RECOVERED = "sparsity/tuning.py", "sparsity/recover/distillation.py", "tests/test_recover.py"
 REFINED, GOES_ON, SWEPT = "tests/test_refine.py", "tests/test_journal.py", "tests/test_sweeps.py"
+FOUND, WALK = "sparsity/models/blocks.py", "tests/test_stream.py"
 
 BLOCKS = (
+    Mutant("Conv1D not transposed", FOUND, "weight.T if self.transposed else weight", "weight", WALK),
+    Mutant("attention taken for mlp", FOUND, '"attention" in p for p', "False for p", WALK),
     Mutant("removed weights tuned", TUNING, "(weight_OI * self._keeps[site])", "weight_OI", REFINED),
     Mutant("tuned on what is held out", DESCENT, "range(tuned), range(tuned", "range(batches), range(tuned", RECOVERED),
     Mutant("the last epoch kept", DESCENT, "if costs[-1] < costs[best]:", "if True:", REFINED),

@@ -115,10 +115,6 @@ MUTANTS = (
         ENGINE,
     ),
     Mutant(
-        "Conv1D not transposed", "sparsity/models/blocks.py", "weight.T if self.transposed else weight", "weight", WALK
-    ),
-    Mutant("attention taken for mlp", "sparsity/models/blocks.py", '"attention" in p for p', "False for p", WALK),
-    Mutant(
         "perplexity shifted by one",
         "sparsity/evaluation/perplexity.py",
         "logits_TV[:-1].float(), target_T[1:]",
