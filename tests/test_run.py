@@ -89,6 +89,17 @@ def test_experiment_is_a_delta():
     assert config["evaluation"]["perplexity"]["windows"] == 16
 
 
+def test_experiments_add_up():
+    ended = command("experiment=[protocol,best_quality]", "sparsity=0.6", "--cfg", "job")
+    assert ended.status == 0, ended.err
+    config = yaml.safe_load(ended.out)
+    assert config["name"] == "protocol"
+    assert config["evaluation"]["perplexity"]["windows"] == 24
+    assert config["recover"]["_target_"] == "sparsity.recover.Distillation"
+    assert config["calibration"]["written"] == 48
+    assert config["sparsity"] == 0.6
+
+
 def test_a_plan_is_only_said(monkeypatch):
     monkeypatch.setattr(BlockStream, "observe", refuse)
     monkeypatch.setattr(Decoder, "logits", refuse)

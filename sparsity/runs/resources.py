@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -316,8 +317,9 @@ def _bytes(x_ANY: Tensor) -> int:
     return x_ANY.numel() * x_ANY.element_size()
 
 
+@cache
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations in a second of a matrix product of this machine, measured: a fraction of a second."""
+    """Operations in a second of a matrix product of this machine, measured once: a fraction of a second."""
     a_NN = torch.ones(RATED, RATED, device=device, dtype=dtype)
     a_NN @ a_NN  # wakes the threads
     start, count = now(device), 0
