@@ -3,6 +3,8 @@
 import json
 import math
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from composing import compose
 from omegaconf import OmegaConf
 
 from sparsity.models import Decoder
+from sparsity.runs.environment import peak_memory
 
 pytestmark = pytest.mark.usefixtures("work")
 
@@ -110,3 +113,12 @@ def test_model_card_is_the_recipe(saved):
     assert saved.result["run_key"] in card
     assert saved.result["mask_sha256"] in card
     assert shlex.join(["run.py", *SMALL, "hydra.run.dir=run", *MEASURED, "method=wanda", "save=true"]) in card
+
+
+def test_the_peak_is_the_process_s_own():
+    """Linux hands the peak of a parent on to the child that it starts."""
+    held = bytearray(2**30)
+    held[:: 2**12] = b"x" * 2**18  # every page is touched
+    said = "from sparsity.runs.environment import peak_memory; print(peak_memory())"
+    child = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert peak_memory() > len(held) > int(child.stdout)

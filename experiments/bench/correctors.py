@@ -112,7 +112,7 @@ def main() -> None:
         rows |= {label: partial(correct, corrector) for label, corrector in ROWS.items()}
         for label, work in rows.items():
             ratios = sorted(measure(work, layer, state, options.repeats))
-            print(f"  {label:34} {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+            print(f"  {label:34} {statistics.median(ratios):10.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
 
 
 if __name__ == "__main__":

@@ -110,16 +110,11 @@ def run(model: Path, tokens: int, *words: str) -> Run:
             f"hydra.run.dir={folder}/run", *words,
         ]  # fmt: skip
         environment = os.environ | {"SPARSITY_CACHE": f"{folder}/cache", "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run.py"), *line], env=environment, stdout=subprocess.DEVNULL
-        )
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if status:
+        command = [sys.executable, str(ROOT / "run.py"), *line]
+        if subprocess.run(command, env=environment, stdout=subprocess.DEVNULL).returncode:
             sys.exit(f"{' '.join(line)} failed")
         result = json.loads((Path(folder) / "run" / "result.json").read_text("utf-8"))
-    scale = 1 if sys.platform == "darwin" else 1024
-    return Run(used.ru_maxrss * scale, result["needed"]["memory_bytes"], time.perf_counter() - start)
+    return Run(result["peak_memory_bytes"], result["needed"]["memory_bytes"], time.perf_counter() - start)
 
 
 def table(folder: Path, configs: Iterable[PreTrainedConfig], dtype: torch.dtype, tokens: int, *words: str) -> None:

@@ -229,6 +229,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
     }
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
+        result["peak_memory_bytes"] = peak_memory()  # with what that took
     store.json(RESULT, result)
     drop(store.folder)
     watch.finish(lambda: _outcome(job, result))
