@@ -109,6 +109,10 @@ def test_it_is_kept_like_other_statistics(work):
     assert [row["held_out_error"] for row in warm.layers] == [row["held_out_error"] for row in cold.layers]
 
 
+def test_a_plan_says_so(work):
+    assert "and 2 to take the layers' errors on" in command(*SMALL, *HELD, "plan=true").out
+
+
 def test_errors_that_nobody_wants_are_not_taken_on_it(work):
     ended = command(*SMALL, *HELD, "layer_error=false")
     assert ended.status == 1
