@@ -22,9 +22,8 @@ WARM = 0.1  # of the steps, in which the rate rises from zero
 
 
 class Tuned(NamedTuple):
-    facts: dict[
-        str, float
-    ]  # the cost of what was tuned on before and after, the epochs, and the cost of what was held out
+    # the cost of what was tuned on before and after, the epochs, and the cost of what was held out
+    facts: dict[str, float]
     costs: list[float]  # that decide: before and after every epoch
     kept: int  # the epoch whose weights are left
 

@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparsity.linalg import nonzeros
 from sparsity.models import Decoder
 
 from .profiling import METHODS, WALKS
@@ -119,7 +120,7 @@ class Bench:
             sparsity,
             sum(share * numbers[name] for name, share in agreeing.items()) / entries,
             min(agreeing.values()),
-            [1 - sum(int(w.count_nonzero()) for w in of_side.values()) / entries for of_side in weights],
+            [1 - sum(map(nonzeros, of_side.values())) / entries for of_side in weights],
             [self._perplexity(of_side) for of_side in weights],
         )
 

@@ -36,18 +36,20 @@ def sample_apart(
             f"The calibration text has {len(ids_N):,} tokens. Expected at least {num_sequences} sequences x {seqlen} "
             f"tokens = {num_sequences * seqlen:,}. Ask for fewer or shorter sequences, or give a longer text."
         )
-    starts_B = torch.randint(len(ids_N) - seqlen + 1, (num_sequences,), generator=generator)
-    apart_N = torch.ones(len(ids_N) - seqlen + 1, dtype=torch.bool)
+    all_NT = ids_N.unfold(0, seqlen, 1)
+    starts_B = torch.randint(len(all_NT), (num_sequences,), generator=generator)
+    if not held_out:
+        return all_NT[starts_B], all_NT[:0]
+    apart_N = torch.ones(len(all_NT), dtype=torch.bool)
     for start in starts_B.tolist():
         apart_N[max(start - seqlen + 1, 0) : start + seqlen] = False
     free_S = apart_N.nonzero()[:, 0]
-    if held_out and not len(free_S):
+    if not len(free_S):
         raise UserError(
             f"The calibration text has {len(ids_N):,} tokens, and {num_sequences} sequences of {seqlen} leave nowhere in it "
             f"{seqlen} in a row to hold out. Ask for fewer or shorter sequences, or give a longer text."
         )
-    starts_H = free_S[torch.randint(max(len(free_S), 1), (held_out,), generator=generator)]
-    all_NT = ids_N.unfold(0, seqlen, 1)
+    starts_H = free_S[torch.randint(len(free_S), (held_out,), generator=generator)]
     return all_NT[starts_B], all_NT[starts_H]
 
 

@@ -119,19 +119,13 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # so that they are named below, with the missing ones
     }
-    try:
+    with _explained(place, SINGLE):
         if (packed := Path(place) / PACKED).is_file():
             cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # the automatic class needs a place to look at
             model, found = cls.from_pretrained(None, state_dict=load_packed(packed), **options)
             _generation(model, place, local_files_only=True)
         else:
             model, found = AutoModelForCausalLM.from_pretrained(place, **options)
-    except OSError as err:
-        raise UserError(f"{place}: got {first_line(err)}; expected model.safetensors; {CONVERT}") from err
-    except SafetensorError as err:
-        raise UserError(
-            f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
-        ) from err
     missing = {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])}
     _complete(place, model, missing, found["unexpected_keys"])
     result: PreTrainedModel = model.eval().requires_grad_(False)
@@ -140,16 +134,10 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
 
 def _streamed(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any) -> Files:
     """Where the weights of the blocks are, and the model without them."""
-    try:
+    with _explained(place, f"{SINGLE} or shards"):
         paths = list(_safetensors(place, **options))
         model = skeleton(config, dtype or config.dtype or _first_dtype(paths))
         files = Files(model, paths)
-    except OSError as err:
-        raise UserError(f"{place}: got {first_line(err)}; expected {SINGLE} or shards; {CONVERT}") from err
-    except SafetensorError as err:
-        raise UserError(
-            f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
-        ) from err
     if files.converted or model._get_dtype_plan(model.dtype):
         what = f"{named(files.converted)} stored otherwise than" if files.converted else "more than one dtype, as"
         raise UserError(
@@ -159,6 +147,19 @@ def _streamed(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | 
     _complete(place, model, files.missing, files.spare)
     _generation(model, place, **options)
     return files
+
+
+@contextmanager
+def _explained(place: str | Path, expected: str) -> Iterator[None]:
+    """What can be wrong with files of weights, in words."""
+    try:
+        yield
+    except OSError as err:
+        raise UserError(f"{place}: got {first_line(err)}; expected {expected}; {CONVERT}") from err
+    except SafetensorError as err:
+        raise UserError(
+            f"{place}: got a damaged safetensors file ({first_line(err)}); expected a whole one; fetch it again"
+        ) from err
 
 
 def _safetensors(place: str | Path, **options: Any) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -311,10 +311,15 @@ class Decoder:
         ):  # where it lay and who saved it do not change what it computes
             config.pop(key, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+        told: list[tuple[str, Future[str]]] = []
         with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
             for named in self.parameters():
-                for (name, tensor), of_tensor in zip(named.items(), pool.map(_digest, named.values()), strict=True):
-                    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {of_tensor}".encode())
+                for name, tensor in named.items():
+                    told.append((f"{name} {tensor.dtype} {tuple(tensor.shape)}", pool.submit(_digest, tensor)))
+                if self.files:  # a block is held in memory until its digests are taken
+                    wait([of_tensor for _, of_tensor in told])
+        for what, of_tensor in told:
+            digest.update(f"{what} {of_tensor.result()}".encode())
         return digest.hexdigest()
 
 

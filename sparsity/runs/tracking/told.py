@@ -20,12 +20,8 @@ def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequ
 
     An allocation other than the usual one stands behind the sparsity, what tunes behind the corrector.
     """
-    pattern, share, tuned = (
-        f"{choices['pattern']} {sparsity:g}",
-        named(choices, "allocation"),
-        named(choices, "refine", "recover"),
-    )
-    parts = [choices["method"], pattern, *share, choices["corrector"], *tuned, f"seed {seed}"]
+    pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *named(choices, "allocation")]
+    parts = [*pruned, choices["corrector"], *named(choices, "refine", "recover"), f"seed {seed}"]
     return " · ".join([*parts, *(word for word in swept if word.lstrip("+~").partition("=")[0] not in IN_NAME)])
 
 
