@@ -22,7 +22,7 @@ WARM = 0.1  # of the steps, in which the rate rises from zero
 
 
 class Tuned(NamedTuple):
-    # the cost of what was tuned on before and after, the epochs, and the cost of what was held out
+    # the cost before and after of as much of what was tuned on as was held out, the epochs, and the cost of what was held out
     facts: dict[str, float]
     costs: list[float]  # that decide: before and after every epoch
     kept: int  # the epoch whose weights are left
@@ -75,9 +75,16 @@ class Tuning:
         which one of several tunings.
         """
         seen, judged = self.split(batches)
-        before = cost(seen)
+        # as many, next to them: where these fall and those do not, text was learnt by heart
+        sample = seen[-len(judged) :]
+        before = cost(sample)
         costs, kept = self._descend(weights, slope, lambda: cost(judged), seen, run)
-        facts = {f"{name}_before": before, name: cost(seen), "epochs": float(len(costs) - 1), "kept_epoch": float(kept)}
+        facts = {
+            f"{name}_before": before,
+            name: cost(sample),
+            "epochs": float(len(costs) - 1),
+            "kept_epoch": float(kept),
+        }
         if judged != seen:
             facts |= {"held_out_before": costs[0], "held_out": costs[kept]}
         return Tuned(facts, costs, kept)

@@ -5,6 +5,7 @@ of the divergence itself, whatever the architecture.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import architectures as zoo
@@ -197,3 +198,19 @@ def test_mistakes_are_named(work, change, reason):
     ended = command(*SMALL, *kept, change)
     assert ended.status == 1
     assert reason in ended.err
+
+
+@pytest.mark.parametrize(("held_out", "asked"), [(0.2, [range(6, 8), range(8, 10)]), (0.0, [range(10)])])
+def test_what_was_tuned_on_is_judged_by_as_much_as_was_held_out(held_out, asked):
+    weight, judged = torch.zeros(1), []
+
+    def cost(batches):
+        judged.append(batches)
+        return float(len(batches))
+
+    def learn(batch):
+        weight.grad = torch.ones(1)
+
+    tuned = replace(TUNING, epochs=1, held_out=held_out).tune("kl", [weight], learn, cost, 10)
+    assert [*dict.fromkeys(judged)] == asked
+    assert tuned.facts["kl_before"] == tuned.facts["kl"] == len(asked[0])

@@ -69,6 +69,20 @@ def test_walking_the_blocks_is_the_model(name, dtype):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_a_fingerprint_is_that_of_every_parameter_from_end_to_end(name):
+    decoder = Decoder(zoo.build(CONFIGS[name]()))
+    before = decoder.fingerprint()
+    for parameter_name, parameter in decoder.model.named_parameters():
+        numbers = parameter.data.view(-1)
+        for at in (0, -1):
+            was = numbers[at].item()
+            numbers[at] += 1
+            assert decoder.fingerprint() != before, parameter_name
+            numbers[at] = was
+    assert decoder.fingerprint() == before
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])
 def test_the_dense_method_leaves_the_model_and_walks_it(name, propagate):
     decoder = Decoder(zoo.build(CONFIGS[name]()))

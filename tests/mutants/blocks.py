@@ -14,6 +14,7 @@ BLOCKS = (
     Mutant("attention taken for mlp", FOUND, '"attention" in p for p', "False for p", WALK),
     Mutant("removed weights tuned", TUNING, "(weight_OI * self._keeps[site])", "weight_OI", REFINED),
     Mutant("tuned on what is held out", DESCENT, "range(tuned), range(tuned", "range(batches), range(tuned", RECOVERED),
+    Mutant("all that was tuned on judged twice", DESCENT, "seen[-len(judged) :]", "seen", RECOVERED),
     Mutant("the last epoch kept", DESCENT, "if costs[-1] < costs[best]:", "if True:", REFINED),
     Mutant("no patience", DESCENT, "epoch - best >= self.patience", "False", REFINED),
     Mutant("removed weights recovered", RECOVERY, ".float().mul_(keep)", ".float()", RECOVERED),
