@@ -9,6 +9,7 @@ at data are `retry`, after a failed Cholesky, `all_finite` and `nonzeros`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -53,8 +54,27 @@ def kth_smallest(x_GN: Tensor, k: int) -> Tensor:
     """The k-th smallest of every row, from k = 1 (G, 1). No NaN. O(N) a row."""
     if x_GN.device.type == "cpu" and x_GN.dtype in (torch.float32, torch.float64):
         # the same number from a vectorised selection, which takes a sixth of the time and less
-        return torch.from_numpy(np.partition(x_GN.detach().numpy(), k - 1)[:, k - 1, None])
+        found_G = [_between(x_GN[0], k)] if len(x_GN) == 1 else np.partition(x_GN.detach().numpy(), k - 1)[:, k - 1]
+        return torch.as_tensor(found_G, dtype=x_GN.dtype)[:, None]
     return x_GN.kthvalue(k, dim=-1, keepdim=True).values
+
+
+APART = 127  # elements from one of the sample to the next: a prime, since a weight's neighbours repeat by the width of its layer
+
+
+def _between(x_N: Tensor, k: int) -> float:
+    """The k-th smallest, looked for between two numbers of a sample where it is all but sure to lie (Floyd and Rivest, Expected
+    time bounds for selection, 1975), which takes a third of the time; among all, where it does not."""
+    sample_n = np.sort(x_N[::APART].detach().numpy())
+    n = len(sample_n)
+    rank, margin = k / len(x_N) * n, 2 * math.sqrt(n) + 1  # four standard deviations of a rank at most
+    low, high = (float(sample_n[min(max(int(rank + away), 0), n - 1)]) for away in (-margin, margin))
+    from_low_N = x_N >= low
+    first = len(x_N) - int(from_low_N.count_nonzero())  # how many lie below
+    inside_n = x_N[from_low_N & (x_N <= high)].detach().numpy()
+    if not first < k <= first + len(inside_n):
+        inside_n, first = x_N.detach().numpy(), 0
+    return float(np.partition(inside_n, k - first - 1)[k - first - 1])
 
 
 def row_dot(a_OI: Tensor, b_OI: Tensor) -> Tensor:

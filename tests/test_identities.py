@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from problems import GRAM, NORM, SITE, Problem, fold, problem, white
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 
 from sparsity.core import Layer, Stats
 from sparsity.linalg import (
+    APART,
     all_finite,
     damped,
     escalate,
@@ -174,6 +176,47 @@ def test_the_kth_smallest_is_that_of_a_sort(dtype):
     for k in (1, 17, 60):
         assert torch.equal(kth_smallest(score_GN, k), score_GN.sort(dim=1).values[:, k - 1 : k])
         assert torch.equal(kth_smallest(score_GN.T.contiguous().T, k), kth_smallest(score_GN, k))
+
+
+def _misleading(n):
+    """What is looked at first says nothing of the rest."""
+    x_N = torch.rand(n, generator=torch.Generator().manual_seed(1))
+    x_N[::APART] = torch.arange(len(x_N[::APART])) + 2.0
+    return x_N
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "x_N",
+    [
+        torch.randn(50_000, generator=torch.Generator().manual_seed(0)),
+        torch.randn(50_000, generator=torch.Generator().manual_seed(0)).mul(2).round(),  # nearly all tie
+        torch.arange(50_000.0),
+        torch.zeros(50_000),
+        torch.tensor([torch.inf, 1.0, -torch.inf, 2.0]).repeat(5_000),
+        _misleading(50_000),
+        torch.tensor([3.0]),
+    ],
+    ids=["random", "ties", "sorted", "zeros", "infinite", "misleading", "one"],
+)
+def test_the_kth_smallest_of_a_whole_layer_is_that_of_a_sort(x_N, dtype):
+    x_N = x_N.to(dtype)
+    sorted_N = x_N.sort().values
+    for k in sorted({1, 2, len(x_N) // 10, len(x_N) // 2, len(x_N) - 1, len(x_N)} & {*range(1, len(x_N) + 1)}):
+        assert torch.equal(kth_smallest(x_N[None], k), sorted_N[None, k - 1 : k]), k
+
+
+def test_of_a_whole_layer_a_small_part_is_looked_through(monkeypatch):
+    asked = []
+
+    def partition(x_N, k):
+        asked.append(len(x_N))
+        return np.sort(x_N)
+
+    monkeypatch.setattr(np, "partition", partition)
+    for k in (2_000, 250_000, 498_000):
+        kth_smallest(torch.randn(1, 500_000, generator=torch.Generator().manual_seed(k)), k)
+    assert max(asked) < 40_000
 
 
 def test_what_a_criterion_removes_is_zero_and_not_minus_zero():

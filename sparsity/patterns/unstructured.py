@@ -21,9 +21,13 @@ def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
     if removed == 0:
         return torch.ones_like(score_GN, dtype=torch.bool)
     threshold_G1 = kth_smallest(score_GN, removed)
-    below_GN, tied_GN = score_GN < threshold_G1, score_GN == threshold_G1
-    room_G1 = removed - below_GN.sum(dim=-1, keepdim=True, dtype=torch.int32)
-    return ~(below_GN | (tied_GN & (tied_GN.cumsum(dim=-1, dtype=torch.int32) <= room_G1)))
+    above_GN = score_GN > threshold_G1
+    room_G1 = score_GN.shape[-1] - removed - above_GN.sum(dim=-1, keepdim=True, dtype=torch.int32)
+    if score_GN.device.type == "cpu" and not room_G1.any():
+        return above_GN  # nothing that stays ties with what goes; on other devices to look takes longer than to go on
+    tied_GN = score_GN == threshold_G1
+    behind_GN = tied_GN.flip(-1).cumsum(dim=-1, dtype=torch.int32).flip(-1)  # how many tie from here on
+    return above_GN | (tied_GN & (behind_GN <= room_G1))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from mutant import Mutant
 
 ENTRY, KEPT = "sparsity/runs/cache/entry.py", "tests/test_cache_entry.py"
 LINALG, STREAM = "sparsity/linalg.py", "sparsity/stream.py"
-IDENTITIES, WALK = "tests/test_identities.py", "tests/test_stream.py"
+PATTERNS, IDENTITIES, WALK = "tests/test_patterns.py", "tests/test_identities.py", "tests/test_stream.py"
 TWICE = f"{WALK}::test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch"
 EARLY = f"{WALK}::test_an_observing_pass_ends_at_the_last_input_that_is_asked_for"
 
@@ -18,6 +18,9 @@ SHORTCUTS = (
     Mutant("no pass ends early", STREAM, "raise _Enough", "pass", EARLY),
     Mutant("what is behind the next few", LINALG, "[first:last], alpha=-1)", "[first:last], alpha=0)", IDENTITIES),
     Mutant("the next smallest", LINALG, "x_GN.detach().numpy(), k - 1)", "x_GN.detach().numpy(), k)", IDENTITIES),
+    Mutant("the sample is believed", LINALG, "if not first < k <= first + len(inside_n):", "if False:", IDENTITIES),
+    Mutant("all looked through", LINALG, "if not first < k <= first + len(inside_n):", "if True:", IDENTITIES),
+    Mutant("a tie is never broken", "sparsity/patterns/unstructured.py", "and not room_G1.any()", "", PATTERNS),
     Mutant(
         "minus zero", "sparsity/core.py", "(layer.weight_OI * keep_OI).add_(0)", "layer.weight_OI * keep_OI", IDENTITIES
     ),
