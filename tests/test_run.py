@@ -96,7 +96,7 @@ def test_experiments_add_up():
     assert config["name"] == "protocol"
     assert config["evaluation"]["perplexity"]["windows"] == 24
     assert config["recover"]["_target_"] == "sparsity.recover.Distillation"
-    assert config["calibration"]["written"] == 48
+    assert config["calibration"]["written"] == 80
     assert config["sparsity"] == 0.6
 
 
