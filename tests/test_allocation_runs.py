@@ -149,7 +149,7 @@ def test_a_sweep_over_allocations(work: Path):
 
 
 def test_only_an_unusual_allocation_is_in_a_name():
-    ended = command(*SMALL, *MEASURED, *OWL, "hydra.run.dir=run")
+    ended = command(*SMALL, *MEASURED, *OWL, "method=wanda", "hydra.run.dir=run")
     assert "tiny · wanda · unstructured · owl · none" in ended.out
     chosen = {"method": "wanda", "pattern": "unstructured", "allocation": "owl", "corrector": "none"}
     assert run_name(chosen, 0.6, 0, ["allocation=owl"]) == "wanda · unstructured 0.6 · owl · none · seed 0"

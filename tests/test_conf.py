@@ -196,7 +196,7 @@ def test_a_value_nested_in_a_mapping_stays_what_it_is():
 
 
 def test_components_are_what_their_group_says():
-    parts = assembled("model=tiny")
+    parts = assembled("model=tiny", "method=wanda")
     assert isinstance(parts.method, Wanda)
     assert parts.method == Wanda("row")
     for part, members in ((parts.method, Method), (parts.pattern, Pattern)):

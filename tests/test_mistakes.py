@@ -84,7 +84,10 @@ EARLY = {  # no model is loaded
     "foreign class": (["method._target_=os.system"], ["method._target_=os.system is refused", "allow=[os]"]),
     "no such class": (["method._target_=sparsity.methods.Nope"], ["sparsity.methods.Nope", "package.Class"]),
     "no class": (["method._target_=sparsity.core.distinct"], ["distinct is no class", "package.Class"]),
-    "class that needs more": (["method._target_=sparsity.methods.SparseGPT"], ["method.damp is not set", "SparseGPT"]),
+    "class that needs more": (
+        ["method=wanda", "method._target_=sparsity.methods.SparseGPT"],
+        ["method.damp is not set", "SparseGPT"],
+    ),
     "broken reference": (["method.scope=${nope}"], ["'nope' not found", "method.scope"]),
     "several values": (["sparsity=0.1,0.2"], ["Ambiguous value", "--multirun"]),
 }

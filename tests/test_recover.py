@@ -137,7 +137,14 @@ def test_a_pruned_head_is_measured_against_the_dense_one():
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
-WORDS = ("recover=distill", "calibration.batch_size=1", "recover.held_out=0.25", "recover.epochs=3", "save=true")
+WORDS = (
+    "method=wanda",
+    "recover=distill",
+    "calibration.batch_size=1",
+    "recover.held_out=0.25",
+    "recover.epochs=3",
+    "save=true",
+)
 
 
 def test_a_run_says_what_was_recovered(work):

@@ -149,19 +149,19 @@ def test_a_run_reads_only_the_files_that_it_asks_for():
     run(*DENSE, "method=sparsegpt", "scope.last_blocks=1", into="a")
     [gram] = kept()
     gram.write_bytes(flip(gram.read_bytes()))
-    ended = command(*SMALL, *DENSE, "hydra.run.dir=b")
+    ended = command(*SMALL, *DENSE, "method=wanda", "hydra.run.dir=b")
     assert "is damaged" in ended.out  # what is missing is looked for in every file first
     run(*DENSE, "method=sparsegpt", "scope.last_blocks=1", "rerun=true", into="a")
     [gram] = set(kept()) - {path for path in kept() if b"SquaredNorm" in path.read_bytes()}
     gram.write_bytes(flip(gram.read_bytes()))
-    assert "is damaged" not in command(*SMALL, *DENSE, "rerun=true", "hydra.run.dir=b").out
+    assert "is damaged" not in command(*SMALL, *DENSE, "method=wanda", "rerun=true", "hydra.run.dir=b").out
 
 
 def test_a_file_that_no_longer_names_what_is_in_it_is_named(passes):
-    first = run(*DENSE, into="a")
+    first = run(*DENSE, "method=wanda", into="a")
     for file in kept():
         file.write_bytes(head(file.read_bytes()))
-    ended = command(*SMALL, *DENSE, "hydra.run.dir=b")
+    ended = command(*SMALL, *DENSE, "method=wanda", "hydra.run.dir=b")
     assert ended.out.count("is damaged") == 2
     assert Run(Path("b")).result["mask_sha256"] == first.result["mask_sha256"]
 
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_not_kept_and_nothing_is_lost(passes):
 
 
 def test_what_would_not_fit_as_a_whole_drives_nothing_else_out(passes):
-    run(*DENSE, "calibration.seed=1", into="a")
+    run(*DENSE, "method=wanda", "calibration.seed=1", into="a")
     before = kept()
     size = before[0].stat().st_size
     ended = command(*SMALL, *DENSE, f"cache.limit_gib={2.5 * size / 2**30}", "hydra.run.dir=b", "method=sparsegpt")
