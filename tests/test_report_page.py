@@ -226,6 +226,17 @@ def test_the_page_is_no_wider_than_the_window(page, tmp_path, width):
 
 
 @pytest.mark.browser
+def test_the_largest_perplexity_is_not_cut_off_at_the_edge(page, tmp_path):
+    for i, perplexity in enumerate((17.0, 2_058_266.0, 3e11)):
+        finished(tmp_path / str(i), perplexity, method="magnitude", sparsity=0.3 + 0.1 * i)
+    opened(page, tmp_path)
+    labels = page.locator("svg", has_text="sparsity found").locator("text")
+    cut = "texts => texts.map(text => text.getBBox().x).filter(x => x < 0)"
+    assert labels.count() > 5
+    assert labels.evaluate_all(cut) == []
+
+
+@pytest.mark.browser
 def test_one_run_alone_makes_a_page(page, tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()

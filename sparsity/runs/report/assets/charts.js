@@ -33,7 +33,8 @@ function ticks(low, high, most = 7, log = false) {
   for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) found.push(value);
   return found;
 }
-const axisNumber = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
+// From a million on in words that fit beside the axis: 1M.
+const axisNumber = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4, notation: value < 1e6 ? "standard" : "compact" });
 
 function scatter() {
   const here = group();
