@@ -202,7 +202,7 @@ def _misleading(n):
 def test_the_kth_smallest_of_a_whole_layer_is_that_of_a_sort(x_N, dtype):
     x_N = x_N.to(dtype)
     sorted_N = x_N.sort().values
-    for k in sorted({1, 2, len(x_N) // 10, len(x_N) // 2, len(x_N) - 1, len(x_N)} & {*range(1, len(x_N) + 1)}):
+    for k in {1, min(2, len(x_N)), -(-len(x_N) // 10), -(-len(x_N) // 2), max(len(x_N) - 1, 1), len(x_N)}:
         assert torch.equal(kth_smallest(x_N[None], k), sorted_N[None, k - 1 : k]), k
 
 

@@ -31,16 +31,8 @@ def sweep(tmp_path_factory):
     with workplace(tmp_path_factory.mktemp("sweep")) as folder:
         options = ("tracker=[trackio,wandb]", "tracker.trackio.checkpoint=true", "tracker.wandb.checkpoint=true")
         words = (
-            *SMALL,
-            *MEASURED,
-            "method=wanda",
-            *options,
-            "save=true",
-            "name=study",
-            "-m",
-            "seed=0,1",
-            "hydra.sweep.dir=grid",
-        )
+            *SMALL, *MEASURED, "method=wanda", *options, "save=true", "name=study", "-m", "seed=0,1", "hydra.sweep.dir=grid",
+        )  # fmt: skip
         ended = process(*words, **home(folder / "home"))
         assert ended.returncode == 0, ended.stderr
         (folder / "said.txt").write_text(ended.stdout + ended.stderr)

@@ -138,13 +138,8 @@ def test_a_pruned_head_is_measured_against_the_dense_one():
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 WORDS = (
-    "method=wanda",
-    "recover=distill",
-    "calibration.batch_size=1",
-    "recover.held_out=0.25",
-    "recover.epochs=3",
-    "save=true",
-)
+    "method=wanda", "recover=distill", "calibration.batch_size=1", "recover.held_out=0.25", "recover.epochs=3", "save=true",
+)  # fmt: skip
 
 
 def test_a_run_says_what_was_recovered(work):

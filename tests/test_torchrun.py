@@ -12,6 +12,7 @@ from commands import MEASURED, SMALL, Run, command, folders, run
 from together import torchrun
 
 pytestmark = [pytest.mark.usefixtures("work"), pytest.mark.slow]
+SENSITIVE = ("allocation=sensitivity", "allocation.sequences=2")
 FOUR = ("model.num_blocks=4", "calibration.batch_size=1")
 
 # A method that a test can make fail or die in one of the processes: FAILS=<rank>, DIES=<rank>.
@@ -63,7 +64,7 @@ def alike(two: Run, one: Run, apart: float) -> None:
     for part in ("sparsity", "choices", "composition", "calibration", "leakage", "model"):
         assert a[part] == b[part], part
     assert a["perplexity"]["dense"] == b["perplexity"]["dense"]
-    assert a["perplexity"]["pruned"] == pytest.approx(b["perplexity"]["pruned"], rel=max(apart, 1e-3))
+    assert a["perplexity"]["pruned"] == pytest.approx(b["perplexity"]["pruned"], rel=1e-3)
     assert [row["name"] for row in two.layers] == [row["name"] for row in one.layers]
     assert two.layers[0].keys() == one.layers[0].keys()
     assert (len(a["processes"]), len(b["processes"])) == (2, 1)
@@ -81,8 +82,8 @@ def alike(two: Run, one: Run, apart: float) -> None:
         (("method=wanda",), 0.0),
         (("method=hybrid", "tfidf=topic", "tfidf.num_topics=3", "calibration.propagate=dense"), 0.0),
         (("method=sparsegpt", "calibration.held_out=3"), 0.01),
-        # where a mask differs, the best values of all other survivors in the row do
-        (("method=wanda", "corrector=optimal", "allocation=sensitivity", "allocation.sequences=2"), 0.03),
+        # in float32 the order of sums alone moves a solve on so little text by 1e-3, and a few weights of the next block's masks
+        (("method=wanda", "corrector=optimal", "corrector.precision=float64", *SENSITIVE), 1e-4),
         (("method=sparsegpt", "pattern=2of4", "corrector=greedy", "calibration.propagate=dense"), 0.01),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else "",
