@@ -9,7 +9,6 @@ import pytest
 import torch
 from commands import MEASURED, SMALL
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from experiments.bench import peers, profiling, pruner
 from experiments.bench.peers import Pair, Run
@@ -26,13 +25,17 @@ def test_a_table_has_medians_and_their_ratios():
     def runs(side: str, propagate: str, *seconds: float) -> list[Run]:
         return [Run(side, "wanda", propagate, 0.5, s, 2 * s, 300, 600 + s) for s in seconds]
 
-    mine = [*runs("ours", "pruned", 10, 40, 20), *runs("ours", "dense", 8)]
+    mine = [*runs("ours", "pruned", 10, 40, 20), *runs("ours", "dense", 8), *runs("streamed", "dense", 4)]
     theirs = [*runs("llm-compressor", "pruned", 41, 39, 40), *runs("llm-compressor", "dense", 16)]
     table = peers.table([*mine, *theirs])
-    assert cells(table, "wanda", "pruned", "wall, s") == ["20.0 (10.0 to 40.0)", "40.0 (39.0 to 41.0)", "0.50", "0.50"]
-    assert cells(table, "wanda", "dense", "wall, s") == ["8.0 (8.0 to 8.0)", "16.0 (16.0 to 16.0)", "0.50", "0.20"]
-    assert cells(table, "wanda", "dense", "peak, MiB")[2] == f"{608 / 616:.2f}"
-    assert cells(peers.table(mine), "wanda", "pruned", "wall, s")[1:] == ["", "", ""]
+    whole, by_block, peer, *ratios = cells(table, "wanda", "pruned", "wall, s")
+    assert (whole, by_block, peer) == ("20.0 (10.0 to 40.0)", "", "40.0 (39.0 to 41.0)")
+    assert ratios == ["0.50", "0.50", ""]
+    whole, by_block, peer, *ratios = cells(table, "wanda", "dense", "wall, s")
+    assert (whole, by_block, peer) == ("8.0 (8.0 to 8.0)", "4.0 (4.0 to 4.0)", "16.0 (16.0 to 16.0)")
+    assert ratios == ["0.50", "0.20", "0.10"]
+    assert cells(table, "wanda", "dense", "peak, MiB")[3] == f"{608 / 616:.2f}"
+    assert cells(peers.table(mine), "wanda", "pruned", "wall, s")[2:] == ["", "", "", ""]
 
 
 def test_agreement_is_the_share_of_equal_mask_entries():
@@ -58,23 +61,31 @@ def test_a_peer_that_is_ours_does_the_same_work(monkeypatch, capsys, tmp_path):
 
     def here(python: str, asked: pruner.Asked) -> pruner.Taken:
         order.append((python, asked["side"], asked["method"]))
-        model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
-        pruner.ours(asked)(model, load_file(asked["ids"])["ids"])()
-        save_file(pruner.weights(model), asked["weights"])
+        ready = pruner.ours(asked, load_file(asked["ids"])["ids"], stream=asked["side"] == "streamed")
+        ready.work()
+        save_file(ready.weights(), asked["weights"])
         return {"seconds": 1.0, "cpu": 1.0, "loaded": 1, "peak": 2, "threads": torch.get_num_threads()}
 
     monkeypatch.setattr(peers, "pruned", here)
     options = ("--python", "other", "--sparsities", "0.5", "--propagate", "dense", "--repeats", "2")
     monkeypatch.setattr(sys, "argv", ["peers", *WORDS, *options])
     peers.main()
-    assert order[:2] == [(sys.executable, "ours", "wanda"), ("other", "llm-compressor", "wanda")]
-    assert order[4:6] == order[1::-1]  # the second time in the other order
+    sides = [(sys.executable, "ours"), (sys.executable, "streamed"), ("other", "llm-compressor")]
+    assert order[:3] == [(*side, "wanda") for side in sides]
+    assert order[6:9] == order[2::-1]  # the second time in the other order
     said = capsys.readouterr().out
     for method in ("wanda", "sparsegpt"):
-        assert cells(said, method, "dense", "wall, s")[2] == "1.00"
+        assert cells(said, method, "dense", "wall, s")[3:] == ["1.00", "", ""]
         agreeing, found, perplexity = cells(said, method, "dense", "50%")
         assert agreeing == "100.0000% (100.0000%)"
         assert all(len(set(both.split(" / "))) == 1 for both in (found, perplexity))
+
+
+def test_weights_that_streaming_changed_are_no_figure():
+    whole = {"a": torch.tensor([1.0, 0]), "b": torch.ones(2)}
+    peers.check_equal(whole, {name: weight.clone() for name, weight in whole.items()})
+    with pytest.raises(ValueError, match="streaming changed 1 layers: a"):
+        peers.check_equal(whole, whole | {"a": torch.tensor([1.0, 1e-9])})
 
 
 @pytest.mark.slow
@@ -82,10 +93,12 @@ def test_a_peer_that_is_ours_does_the_same_work(monkeypatch, capsys, tmp_path):
 def test_a_process_says_what_it_took(tmp_path):
     given = peers.protocol(WORDS)
     bench = peers.Bench(given, tmp_path, "none")
-    run = bench.run("ours", "wanda", "pruned", 0.5)
-    assert 0 < run.seconds < 60
-    assert 0 < run.loaded <= run.peak
-    left = load_file(tmp_path / "ours.safetensors")
+    for side in ("ours", "streamed"):
+        run = bench.run(side, "wanda", "pruned", 0.5)
+        assert 0 < run.seconds < 60
+        assert 0 < run.loaded <= run.peak
+    left, streamed = (load_file(tmp_path / f"{side}.safetensors") for side in ("ours", "streamed"))
+    assert all(torch.equal(weight, streamed[name]) for name, weight in left.items())
     assert left.keys() == {site.name for site in bench.decoder.sites}
     assert {round((weight == 0).double().mean().item(), 2) for weight in left.values()} == {0.5}
 

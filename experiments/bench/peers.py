@@ -2,10 +2,12 @@
 
     python -m experiments.bench.peers --python build/peers/bin/python --methods wanda --repeats 3
 
-On the model and the text of experiment=protocol. Both sides read one checkpoint and one file of token ids, prune the same linear
-layers in float32 with equal batches, damping, block width and number of threads, each in a process of its own (bench/pruner.py says
-what is timed), and leave their weights, which are compared here: the share of mask entries that agree, and this project's
-perplexity of both. llm-compressor's `propagate_error` is our `calibration.propagate`.
+On the model and the text of experiment=protocol. We with the whole model in memory, we with its blocks in their files ("streamed"),
+and llm-compressor read one checkpoint and one file of token ids, prune the same linear layers in float32 with equal batches,
+damping, block width and number of threads, each in a process of its own (bench/pruner.py says what is timed), and leave their
+weights, which are compared here: the share of mask entries that agree, and this project's perplexity of both. llm-compressor's
+`propagate_error` is our `calibration.propagate`. THP_MEM_ALLOC_ENABLE=1 in front gives both sides the large pages that
+importing this project asks torch for; =0 takes them from both.
 
 What is not quite equal: an unstructured SparseGPT removes one weight and all ties more in every block of inputs there (`<=` the
 threshold), and Wanda the lower fraction of a row in both. `--rows FILE` keeps what was measured and adds it to later tables.
@@ -36,7 +38,7 @@ from .protocol import Protocol, protocol
 from .pruner import Asked, Taken
 
 ROOT = Path(__file__).parents[2]
-OURS, THEIRS = SIDES = ("ours", "llm-compressor")
+SIDES = OURS, STREAMED, THEIRS = ("ours", "streamed", "llm-compressor")
 MIB = 2**20
 
 
@@ -65,7 +67,7 @@ class Pair(NamedTuple):
 
 def pruned(python: str, asked: Asked) -> Taken:
     """By a process of its own."""
-    path = {"PYTHONPATH": str(ROOT)} if asked["side"] == OURS else {}
+    path = {} if asked["side"] == THEIRS else {"PYTHONPATH": str(ROOT)}
     line = [python, "-P", str(Path(__file__).with_name("pruner.py")), json.dumps(asked)]
     done = subprocess.run(line, env={**os.environ, "HF_HUB_OFFLINE": "1", **path}, capture_output=True, text=True)
     if done.returncode:
@@ -79,6 +81,12 @@ def agreement(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[
     if ours.keys() != theirs.keys():
         raise ValueError(f"not the same layers: {sorted(ours.keys() ^ theirs.keys())} were pruned by one side only")
     return {name: ((ours[name] == 0) == (theirs[name] == 0)).double().mean().item() for name in ours}
+
+
+def check_equal(whole: Mapping[str, Tensor], streamed: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` where streaming left other weights: its time and memory would be those of other work."""
+    if others := [name for name, weight in whole.items() if not torch.equal(weight, streamed[name])]:
+        raise ValueError(f"streaming changed {len(others)} layers: {', '.join(others[:4])}")
 
 
 class Bench:
@@ -103,14 +111,15 @@ class Bench:
             "ids": str(self.folder / "ids.safetensors"),
             "weights": str(self._weights(side)),
         }
-        taken = pruned(sys.executable if side == OURS else self.python, asked)
+        taken = pruned(self.python if side == THEIRS else sys.executable, asked)
         assert taken["threads"] == torch.get_num_threads(), taken
         memory = taken["loaded"] / MIB, taken["peak"] / MIB
         return Run(side, method, propagate, sparsity, taken["seconds"], taken["cpu"], *memory)
 
     def compare(self, method: str, propagate: str, sparsity: float) -> Pair:
         """The weights that both sides left last."""
-        weights = [load_file(self._weights(side)) for side in SIDES]
+        weights = [load_file(self._weights(side)) for side in (OURS, THEIRS)]
+        check_equal(weights[0], load_file(self._weights(STREAMED)))
         agreeing = agreement(*weights)
         numbers = {name: weight.numel() for name, weight in weights[0].items()}
         entries = sum(numbers.values())
@@ -139,24 +148,24 @@ def middle(numbers: Sequence[float]) -> str:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Medians with the smallest and the largest; ratios of medians. `to pruned`: of our run to theirs with propagate=pruned."""
+    """Medians with the smallest and the largest. Ratios of medians: of ours to theirs, and of both of ours to theirs as it is by
+    default, with propagate=pruned.
+    """
 
     def of(side: str, method: str, propagate: str, what: str) -> list[float]:
         return [getattr(r, what) for r in runs if (r.side, r.method, r.propagate) == (side, method, propagate)]
 
-    lines = ["| | propagate | what | ours | llm-compressor | ratio | to pruned |", "|---|---|---|---|---|---|---|"]
+    head = ["", "propagate", "what", *SIDES, "ours to theirs", "to theirs, pruned", "streamed to that"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method, propagate in dict.fromkeys((run.method, run.propagate) for run in runs):
         for what, name in (("seconds", "wall, s"), ("cpu", "CPU, s"), ("peak", "peak, MiB"), ("loaded", "loaded, MiB")):
-            ours, theirs, pruned = (
-                of(OURS, method, propagate, what),
-                of(THEIRS, method, propagate, what),
-                of(THEIRS, method, "pruned", what),
-            )
+            ours, streamed, theirs = (of(side, method, propagate, what) for side in SIDES)
+            pruned = of(THEIRS, method, "pruned", what)
             ratios = [
-                f"{statistics.median(ours) / statistics.median(base):.2f}" if ours and base else ""
-                for base in (theirs, pruned)
+                f"{statistics.median(mine) / statistics.median(base):.2f}" if mine and base else ""
+                for mine, base in ((ours, theirs), (ours, pruned), (streamed, pruned))
             ]
-            cells = [middle(found) if found else "" for found in (ours, theirs)]
+            cells = [middle(found) if found else "" for found in (ours, streamed, theirs)]
             lines.append(f"| {' | '.join([method, propagate, name, *cells, *ratios])} |")
     return "\n".join(lines)
 

@@ -3,8 +3,10 @@
     python -P experiments/bench/pruner.py '{"side": "ours", "method": "wanda", ...}'        see `Asked`
 
 Timed is what lies between a model with its calibration ids, both in memory, and the pruned model in memory: for us the stream,
-the plan and the engine, for llm-compressor its `oneshot`. Imports, loading and saving are not. Memory is resident memory of the
-whole process: `loaded` before that work, `peak` during it, measured from a mark that is set in between (Linux).
+the plan and the engine, for llm-compressor its `oneshot`. Imports, loading and saving are not. "streamed" is us with a model
+whose blocks rest in their files (model.stream=true): each is read and written again within that time. The layers' errors, which
+llm-compressor does not take, are not taken here either. Memory is resident memory of the whole process: `loaded` before that work,
+`peak` during it, measured from a mark that is set in between (Linux).
 
 It imports nothing of this project but in `ours`: the other side's Python does not have it.
 """
@@ -15,8 +17,9 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import psutil
 import torch
@@ -24,12 +27,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-Work = Callable[[], object]
 KIB = 1024
 
 
 class Asked(TypedDict):
-    side: str
+    side: str  # ours, streamed or llm-compressor
     method: str  # wanda or sparsegpt
     propagate: str
     sparsity: float
@@ -49,33 +51,41 @@ class Taken(TypedDict):
     threads: int
 
 
-def ours(asked: Asked) -> Callable[[Any, Tensor], Work]:
+class Ready(NamedTuple):
+    """A model that is loaded."""
+
+    work: Callable[[], object]
+    weights: Callable[[], dict[str, Tensor]]  # of the linear layers, without the head
+
+
+def ours(asked: Asked, ids_BT: Tensor, stream: bool = False) -> Ready:
     from sparsity.core import Method
     from sparsity.correctors import NoCorrection
     from sparsity.engine import plan, prune
     from sparsity.methods import SparseGPT, Wanda
-    from sparsity.models import Decoder
+    from sparsity.models import Decoder, Local
     from sparsity.patterns import Unstructured
     from sparsity.stream import BlockStream
 
     method: Method = Wanda("row") if asked["method"] == "wanda" else SparseGPT("layer", asked["damp"], asked["width"])
+    loaded = Local(asked["model"], stream).load(torch.float32)
+    decoder = Decoder(loaded.model, files=loaded.files)
 
-    def given(model: Any, ids_BT: Tensor) -> Work:
-        def work() -> None:
-            decoder = Decoder(model)
-            the_plan = plan(decoder, method, Unstructured(asked["sparsity"]), NoCorrection())
-            propagate: Any = asked["propagate"]
-            batch_size = asked["batch_size"]
-            stream = BlockStream(decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=decoder.device)
-            for _ in prune(stream, the_plan):
-                pass
+    def work() -> None:
+        the_plan = plan(decoder, method, Unstructured(asked["sparsity"]), NoCorrection(), layer_error=False)
+        propagate: Any = asked["propagate"]
+        batch_size = asked["batch_size"]
+        along = BlockStream(decoder, ids_BT, batch_size=batch_size, propagate=propagate, device=decoder.device)
+        for _ in prune(along, the_plan):
+            pass
 
-        return work
+    def weights() -> dict[str, Tensor]:
+        return {layer.site.name: layer.weight_OI.contiguous() for layer in decoder.layers(decoder.sites)}
 
-    return given
+    return Ready(work, weights)
 
 
-def theirs(asked: Asked) -> Callable[[Any, Tensor], Work]:
+def theirs(asked: Asked, ids_BT: Tensor) -> Ready:
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
@@ -84,29 +94,27 @@ def theirs(asked: Asked) -> Callable[[Any, Tensor], Work]:
     sparsegpt = {"dampening_frac": asked["damp"], "block_size": asked["width"]}
     wanda = asked["method"] == "wanda"
     modifier = WandaPruningModifier(**common) if wanda else SparseGPTModifier(**common, **sparsegpt)
+    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True)
+    model.eval().requires_grad_(False)
+    rows = {"input_ids": ids_BT.tolist(), "attention_mask": torch.ones_like(ids_BT).tolist()}
+    work = partial(
+        oneshot,
+        model=model,
+        dataset=Dataset.from_dict(rows),
+        recipe=[modifier],
+        pipeline="sequential",
+        propagate_error=asked["propagate"] == "pruned",
+        batch_size=asked["batch_size"],
+        num_calibration_samples=len(ids_BT),
+        max_seq_length=ids_BT.shape[1],
+        shuffle_calibration_samples=False,
+    )
 
-    def given(model: Any, ids_BT: Tensor) -> Work:
-        rows = {"input_ids": ids_BT.tolist(), "attention_mask": torch.ones_like(ids_BT).tolist()}
-        dataset = Dataset.from_dict(rows)
-        return lambda: oneshot(
-            model=model,
-            dataset=dataset,
-            recipe=[modifier],
-            pipeline="sequential",
-            propagate_error=asked["propagate"] == "pruned",
-            batch_size=asked["batch_size"],
-            num_calibration_samples=len(ids_BT),
-            max_seq_length=ids_BT.shape[1],
-            shuffle_calibration_samples=False,
-        )
+    def weights() -> dict[str, Tensor]:
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        return {name: linear.weight.detach() for name, linear in linears.items() if name != "lm_head"}
 
-    return given
-
-
-def weights(model: Any) -> dict[str, Tensor]:
-    """Of the linear layers, without the head."""
-    linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    return {name: linear.weight.detach() for name, linear in linears.items() if name != "lm_head"}
+    return Ready(work, weights)
 
 
 def high_water() -> int:
@@ -117,17 +125,19 @@ def high_water() -> int:
 
 def main() -> None:
     asked: Asked = json.loads(sys.argv[1])
-    given = {"ours": ours, "llm-compressor": theirs}[asked["side"]](asked)
-    model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32, local_files_only=True)
-    model.eval().requires_grad_(False)
-    work = given(model, load_file(asked["ids"])["ids"])
+    sides: dict[str, Callable[[Asked, Tensor], Ready]] = {
+        "ours": ours,
+        "streamed": partial(ours, stream=True),
+        "llm-compressor": theirs,
+    }
+    ready = sides[asked["side"]](asked, load_file(asked["ids"])["ids"])
     loaded = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     start, used = time.perf_counter(), time.process_time()
-    work()
+    ready.work()
     seconds, cpu = time.perf_counter() - start, time.process_time() - used
     peak = high_water()
-    save_file(weights(model), asked["weights"])
+    save_file(ready.weights(), asked["weights"])
     taken: Taken = {
         "seconds": seconds,
         "cpu": cpu,
