@@ -101,11 +101,12 @@ def read(config: DictConfig) -> Settings:
 def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> None:
     """Do the arguments have the names and types of the constructor? `path` is where they stand: "method.routes.mlp"."""
     parameters = inspect.signature(target).parameters
-    for key in arguments:
-        if key not in parameters:
-            raise UserError(
-                f"{path}.{key} is no option of {target.__name__}: expected {', '.join(parameters) or 'none'}"
-            )
+    if strange := [f"{path}.{key}" for key in arguments if key not in parameters]:
+        are = "is no option" if len(strange) == 1 else "are no options"
+        raise UserError(
+            f"{', '.join(strange)} {are} of {target.__name__}: expected {', '.join(parameters) or 'none'}. "
+            f"What another file sets for something else is left out with {' '.join(f'~{name}' for name in strange)}"
+        )
     for name, parameter in parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in arguments and parameter.default is parameter.empty and not variadic:
