@@ -5,6 +5,7 @@ that is known.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import architectures as zoo
@@ -78,12 +79,22 @@ def test_only_survivors_move(name, pattern):
 
 
 def test_a_narrow_model_keeps_its_dtype_and_is_tuned_in_float32():
-    """A step of Adam is smaller than bfloat16 can tell, so most weights would stay where they are."""
-    decoder, facts, keeps = refined("llama", dtype=torch.bfloat16)
+    """A step is smaller than bfloat16 can tell, so most weights would stay where they are; many steps together are not."""
+    step = 1e-4
+    untouched, _, _ = refined("llama", replace(TUNING, lr=1e-12), dtype=torch.bfloat16)
+    decoder, facts, keeps = refined("llama", replace(TUNING, lr=step), dtype=torch.bfloat16)
     assert {p.dtype for p in decoder.model.parameters()} == {torch.bfloat16}
     assert all(of_block["held_out"] < of_block["held_out_before"] for of_block in facts)
+    moved = coarse = survivors = 0
     for site, keep_OI in keeps.items():
-        assert decoder.layer(site).weight_OI[~keep_OI].eq(0).all()
+        weight_OI, before_OI = decoder.layer(site).weight_OI, untouched.layer(site).weight_OI
+        assert weight_OI[~keep_OI].eq(0).all()
+        if site.block == 0:
+            survivors += int(keep_OI.sum())
+            moved += int((weight_OI != before_OI).sum())
+            coarse += int(((before_OI + step == before_OI) & keep_OI).sum())
+    assert coarse > 0.8 * survivors
+    assert moved > 0.6 * survivors, (moved, coarse, survivors)
 
 
 @pytest.mark.parametrize("propagate", ["pruned", "dense"])

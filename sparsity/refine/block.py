@@ -10,8 +10,8 @@ so that 1 is the error of leaving a dense block out. `target=dense`: y is the de
 block also makes up for what the blocks before it lost; `target=own`: what the dense block makes of the same x. Under
 propagate=dense they are one.
 
-How it descends is in tuning.py. The gradient of a removed weight is zero by construction: the block runs with w * keep. Memory: one
-block's weights five times in float32, and the activations of one batch.
+How it descends is in tuning.py. The gradient of a removed weight is dropped, so that it stays at zero. Memory: one block's weights
+five times in float32, and the activations of one batch.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class _Tuned:
 
     def __init__(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]):
         self.block, self.passage = block, passage
-        self.free = {site: block.layer(site).weight_OI.float().clone().requires_grad_() for site in keeps}
         self._keeps = {site: keep_OI.to(torch.float32) for site, keep_OI in keeps.items()}
+        self.free = {s: (block.layer(s).weight_OI * keep_OI).requires_grad_() for s, keep_OI in self._keeps.items()}
         self._names = {site: f"{site.name.removeprefix(f'{block.name}.')}.weight" for site in keeps}
         self._fixed = {name: p.detach() for name, p in block.module.named_parameters()}  # norms, biases, routers
         # what it would cost to leave the block out
@@ -60,7 +60,7 @@ class _Tuned:
         """Of one batch, a scalar. The mean over equal batches is the squared error relative to leaving the block out."""
         weights = dict(self._fixed)
         for site, weight_OI in self.free.items():
-            kept_OI = (weight_OI * self._keeps[site]).to(self.block.layer(site).weight_OI.dtype)
+            kept_OI = weight_OI.to(self.block.layer(site).weight_OI.dtype)
             weights[self._names[site]] = kept_OI.T if self.block.linears[site].transposed else kept_OI
 
         def block(*args: Any, **kwargs: Any) -> Any:
@@ -76,14 +76,18 @@ class _Tuned:
         return math.sqrt(lost / sum(float(self._scale[batch]) for batch in batches))
 
     def slope(self, batch: int) -> None:
+        """The weights' gradients of one batch's loss; of a removed one none, so that it stays at zero."""
         with torch.enable_grad():
             self.loss(batch).backward()
+        for site, weight_OI in self.free.items():
+            if weight_OI.grad is not None:  # an expert that the batch does not reach
+                weight_OI.grad.mul_(self._keeps[site])
 
     @torch.no_grad()
     def write(self) -> None:
-        """Into the block. What the optimizer left in the place of removed weights is replaced too."""
+        """Into the block."""
         for site, weight_OI in self.free.items():
-            self.block.write(site, weight_OI.masked_fill(self._keeps[site] == 0, 0))
+            self.block.write(site, weight_OI)
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
