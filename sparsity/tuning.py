@@ -60,6 +60,11 @@ class Tuning:
         tuned = batches - math.ceil(self.held_out * batches)
         return range(tuned), range(tuned, batches) if tuned < batches else range(batches)
 
+    def passes(self, batches: int) -> int:
+        """Forward passes of a batch that it takes at most, a pass back for the gradient counted as two of them."""
+        seen, judged = map(len, self.split(batches))
+        return 3 * self.epochs * seen + (self.epochs + 1) * judged + 2 * min(seen, judged)
+
     def tune(
         self,
         name: str,

@@ -16,6 +16,7 @@ from sparsity.models import Decoder
 from sparsity.models.skeleton import skeleton
 from sparsity.runs.resources import COPIES, FACTORS, KEPT, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
 from sparsity.runs.settings import read
+from sparsity.tuning import Tuning
 
 WIDTH, INNER, BLOCKS, VOCABULARY = 8192, 28672, 80, 32000
 LAYERS = 2 * WIDTH**2 + 2 * WIDTH * 1024 + 3 * WIDTH * INNER  # q and o, k and v of 8 heads, gate, up and down
@@ -172,6 +173,38 @@ def test_operations_of_passes_grams_and_evaluation(llama_70b):
     _, few = asked(llama_70b, "method=sparsegpt", *evaluation, tokens=2 * 2048)
     assert few.operations["evaluation"] == need.operations["evaluation"] / 2  # the text has two windows
     assert need.seconds(2e12) > need.seconds(4e12) > 0
+
+
+def test_operations_of_tunings_are_those_of_the_passes_that_they_make(llama_70b):
+    window, n = 2 * LAYERS + 4 * 2048 * WIDTH, 128 * 2048
+    tuned, wanted = n * 7 // 8, n // 8
+    each = (
+        3 * 2 * tuned + 3 * wanted + 2 * wanted
+    )  # two epochs; what is held out before and after each; as much of the rest twice
+    _, need = asked(llama_70b, "method=wanda", "calibration.batch_size=1", "refine=block", "refine.epochs=2")
+    assert need.operations["refining"] == each * BLOCKS * window
+    assert need.operations["recovering"] == 0
+    words = ("calibration.batch_size=1", "recover=distill", "recover.epochs=2")
+    _, need = asked(llama_70b, "method=wanda", *words, stream=False)
+    assert need.operations["recovering"] == each * (BLOCKS * window + 2 * VOCABULARY * WIDTH)
+    assert need.operations["refining"] == 0
+
+
+@pytest.mark.parametrize(("batches", "held_out"), [(1, 0.0), (9, 0.0), (2, 0.25), (9, 0.25), (9, 0.8)])
+def test_a_tuning_makes_the_passes_that_it_says(batches, held_out):
+    tuning = Tuning(3, 0.1, held_out, patience=3, seed=0)
+    passes, weight = [], torch.ones(1, requires_grad=True)
+
+    def slope(batch: int) -> None:
+        passes.extend([batch] * 3)
+        weight.grad = torch.ones(1)
+
+    def cost(judged: range) -> float:
+        passes.extend(judged)
+        return 1.0 - len(passes)
+
+    tuning.tune("error", [weight], slope, cost, batches)
+    assert len(passes) == tuning.passes(batches)
 
 
 def test_the_rate_is_a_rate():

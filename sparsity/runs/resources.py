@@ -20,12 +20,13 @@ or, read block by block, what is outside its blocks and b) and what the hungries
 
 What a recovery must know of the dense model, e I for a token, is held from the first stage on.
 Operations: 2 P + 4 T I for a token and a block with P weights in a pass, T tokens a sequence; I^2 for a token and a Gram; 2 V I for
-the logits of a token. A pass that observes counts in full, though it ends at the last input that is asked for. What methods,
-correctors and tuning compute is not in it: only they know.
+the logits of a token. A pass that observes counts in full, though it ends at the last input that is asked for, and a tuning with
+all epochs that it may take. What methods, allocations and correctors compute is not in it: only they know.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ from ..models.writing import AT_ONCE
 from ..predictions import POSITIONS
 from ..recover import Distillation, Recovery
 from ..stream import Needs, now
+from ..tuning import Tuning
 from .build import Parts
 from .settings import Calibration, Settings
 
@@ -87,8 +89,8 @@ class Needed:
         yield f"and about {_size(sum(self.disk.values()))} of disk: {_listed(self.disk) or 'tables'}"
         yield (
             f"and {_duration(self.seconds(rate))} or more: {sum(self.operations.values()) / 1e12:,.2f} TFLOP at "
-            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; methods, correctors and tuning come "
-            f"on top"
+            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; methods, allocations and correctors "
+            f"come on top"
         )
 
 
@@ -208,6 +210,9 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
             for evaluator, n in texts.items()
         ),
         "writing": written * (len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits),
+        "refining": _tuning(plan.refinement, calibration) * (plan.last + 1) * of.operations(calibration.seqlen),
+        "recovering": _tuning(parts.recover, calibration)
+        * (len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits),
     }
     # read to check, prune and count; twice for what is measured and for the digest
     walks = 3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1
@@ -284,6 +289,14 @@ def _tokens(evaluator: Windowed, tokens: int) -> int:
 
 def _logits(evaluator: Windowed, of: Shapes) -> int:
     return evaluator.seqlen * of.vocabulary * (of.element * evaluator.batch_size + 8)
+
+
+def _tuning(part: object, calibration: Calibration) -> int:
+    """Tokens that a part reads to tune weights, a pass back counted as two."""
+    if not isinstance(part, Tuning):
+        return 0
+    batches = math.ceil(calibration.sequences / calibration.batch_size)
+    return part.passes(batches) * calibration.batch_size * calibration.seqlen
 
 
 def _writing(calibration: Calibration, decoder: Decoder, of: Shapes) -> dict[str, int]:
