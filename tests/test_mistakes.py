@@ -53,7 +53,7 @@ EARLY = {  # no model is loaded
     "option of another method": (["method=sparsegpt", "method.dampp=1"], ["Did you mean: method.damp", "method.width"]),
     "options of a part that was replaced": (
         ["experiment=best_quality", "model=tiny", "recover=none"],
-        ["recover.epochs, recover.held_out are no options of NoRecovery", "~recover.epochs ~recover.held_out"],
+        ["recover.lr, recover.held_out are no options of NoRecovery", "~recover.lr ~recover.held_out"],
     ),
     "unknown method": (["method=wnda"], ["method/wnda", "dense", "magnitude", "sparsegpt", "wanda"]),
     "unknown evaluator": (
