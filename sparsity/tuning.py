@@ -103,7 +103,7 @@ class Tuning:
         run: int,
     ) -> tuple[list[float], int]:
         """The cost before and after every epoch, and the epoch whose weights are left."""
-        optimizer = torch.optim.Adam(weights, lr=self.lr, fused=True)  # a fifth of the time
+        optimizer = torch.optim.Adam(weights, lr=self.lr, fused=True)  # one pass over memory, not a dozen
         steps = self.epochs * len(batches)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
         generator = torch.Generator().manual_seed(self.seed + run)  # a run apart, so that one can go on at any of them

@@ -48,8 +48,8 @@ class _Tuned:
 
     def __init__(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]):
         self.block, self.passage = block, passage
-        self._keeps = {site: keep_OI.to(torch.float32) for site, keep_OI in keeps.items()}
-        self.free = {s: (block.layer(s).weight_OI * keep_OI).requires_grad_() for s, keep_OI in self._keeps.items()}
+        self.free = {site: block.layer(site).weight_OI.float().clone().requires_grad_() for site in keeps}
+        self._keeps = keeps
         self._names = {site: f"{site.name.removeprefix(f'{block.name}.')}.weight" for site in keeps}
         self._fixed = {name: p.detach() for name, p in block.module.named_parameters()}  # norms, biases, routers
         # what it would cost to leave the block out

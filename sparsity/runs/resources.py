@@ -177,7 +177,7 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
     if plan.refinement.target is not None:
         stages["refine"] = {
             "tuned weights": 4 * TUNED * of.linear,
-            "masks": 5 * of.linear,  # a byte each, and to multiply with
+            "masks": of.linear,
             "activations": KEPT * of.element * batch * of.outputs,
             "hidden states": hidden,
             "journal": put + file,
@@ -201,6 +201,7 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
         "statistics": sum(folded.values()) * cached,
     }
     passes = calibrated * _passes(plan, calibration) + judged * (1 if calibration.propagate == "dense" else 2)
+    through = len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits  # the whole model, a token
     operations = {
         "calibration": passes * (plan.last + 1) * of.operations(calibration.seqlen),
         "statistics": calibrated * sum(_products(calibration, decoder, plan.needs).values())
@@ -209,10 +210,9 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
             2 * n * (len(decoder.blocks) * of.operations(evaluator.seqlen) + of.logits)
             for evaluator, n in texts.items()
         ),
-        "writing": written * (len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits),
+        "writing": written * through,
         "refining": _tuning(plan.refinement, calibration) * (plan.last + 1) * of.operations(calibration.seqlen),
-        "recovering": _tuning(parts.recover, calibration)
-        * (len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits),
+        "recovering": _tuning(parts.recover, calibration) * through,
     }
     # read to check, prune and count; twice for what is measured and for the digest
     walks = 3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1

@@ -21,7 +21,7 @@ BLOCKS = (
     Mutant("the slope of cross-entropy's head alone", "sparsity/predictions.py", "q_BTV.sub_(p_BTV)", "q_BTV", RECOVERED),
     Mutant("recovered in the model's dtype", RECOVERY, "parameter.detach().float()", "parameter.detach()", RECOVERED),
     Mutant("the new head taught", RECOVERY, "hidden_BTI, self.outside)[0]", "hidden_BTI, {})[0]", RECOVERED),
-    Mutant("tuned in the model's dtype", TUNING, "keep_OI.to(torch.float32)", "keep_OI.to(torch.bfloat16)", REFINED),
+    Mutant("tuned in the model's dtype", TUNING, ".weight_OI.float().clone()", ".weight_OI.clone()", REFINED),
     Mutant("the dense states stand still", STREAM, "self._dense = self._behind", "pass", REFINED),
     Mutant("targets of the dense inputs", STREAM, "in enumerate(self._dense)]", "in enumerate(self.hidden)]", REFINED),
     Mutant("one stream put back", STREAM, "kept[: len(mine)], kept[len(mine) :]", "kept[: len(mine)], self._dense", REFINED),
