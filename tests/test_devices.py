@@ -134,6 +134,7 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
         (lambda: linalg.relative_error(away(I, I), away(O, I, dtype=BF16), away(O, I, dtype=BF16)), [((), F32)]),
     ],
     "damped": [(lambda: linalg.damped(away(I, I), 0.01), [GRAM_32])],
+    "upper_inverse": [(lambda: linalg.upper_inverse(away(300, 300)), [((300, 300), F32)])],
     "inverse_factor": [
         (lambda: linalg.inverse_factor(away(I, I)), [GRAM_32, ((), INFO)]),
         (lambda: linalg.inverse_factor(away(I, I, dtype=F64)), [((I, I), F64), ((), INFO)]),

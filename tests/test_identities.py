@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from sparsity.core import Layer, Stats
 from sparsity.linalg import (
     APART,
+    WHOLE,
     all_finite,
     damped,
     escalate,
@@ -23,6 +24,7 @@ from sparsity.linalg import (
     nonzeros,
     obs_sweep,
     relative_error,
+    upper_inverse,
 )
 from sparsity.methods import Dense, Magnitude, SparseGPT, Wanda
 from sparsity.patterns import NofM, Unstructured
@@ -245,6 +247,12 @@ def test_inverse_factor():
     remaining_II = torch.linalg.inv(gram_II[5:, 5:])  # the corner of the inverse of what remains, and its first row
     assert_close(factor_II[5, 5] ** 2, remaining_II[0, 0])
     assert_close(factor_II[5, 5] * factor_II[5, 5:], remaining_II[0])
+
+
+@pytest.mark.parametrize("I", [WHOLE, WHOLE + 1, 4 * WHOLE + 3])
+def test_a_triangle_is_inverted_by_halves_as_it_is_at_once(I):
+    upper_II = torch.linalg.cholesky(problem(inputs=I, tokens=2 * I).gram_II).mT
+    assert_close(upper_inverse(upper_II), torch.linalg.inv(upper_II).triu())
 
 
 def test_layer_loss_is_the_output_error():

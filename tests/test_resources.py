@@ -84,6 +84,17 @@ def test_memory_is_the_model_and_the_hungriest_stage(llama_70b):
         assert whole.memory - streamed.memory == (BLOCKS - held) * BLOCK
 
 
+def test_a_sweep_holds_the_model_twice_unless_its_blocks_rest_in_files(llama_70b):
+    parts, settings = assembled("method=wanda"), read(compose("method=wanda"))
+    the_plan = plan(llama_70b, parts.method, parts.pattern, parts.corrector)
+    alone, swept, streamed, streamed_sweep = (
+        needed(settings, parts, llama_70b, the_plan, 0, stream, sweep).memory
+        for stream, sweep in ((False, False), (False, True), (True, False), (True, True))
+    )
+    assert swept - alone == OUTSIDE + BLOCKS * BLOCK
+    assert streamed == streamed_sweep
+
+
 def test_the_journal_holds_what_a_file_is_made_of_and_the_file(llama_70b):
     _, need = asked(llama_70b, "method=wanda")
     hidden = 2 * 128 * 2048 * WIDTH
@@ -219,6 +230,8 @@ def test_a_run_says_it_before_it_starts_and_a_plan_too():
         ended = command(*SMALL, *MEASURED, "method=sparsegpt", "rerun=true", *words)
         for said in ("will need about", "of memory", "of disk", "TFLOP", "GFLOP/s"):
             assert said in ended.out
+        assert "dense copy for the sweep" not in ended.out
+    assert "dense copy for the sweep" in command("-m", *SMALL, *MEASURED, "method=sparsegpt", "plan=true").out
 
 
 # --- what a process takes ---------------------------------------------------------------------------------------------

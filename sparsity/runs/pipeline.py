@@ -280,7 +280,9 @@ def _plan(job: Job, decoder: Decoder) -> Plan:
 
 
 def _needed(job: Job, decoder: Decoder, the_plan: Plan, tokens: int = 0) -> Needed:
-    return needed(job.settings, job.parts, decoder, the_plan, tokens, job.parts.model.stream)
+    return needed(
+        job.settings, job.parts, decoder, the_plan, tokens, job.parts.model.stream, job.place.sweep is not None
+    )
 
 
 def _told(job: Job, decoder: Decoder, need: Needed) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """What a run will hold, write and compute, before it does: a function of the model's shapes and the options.
 
 For blocks of b bytes, e bytes an element, N calibration tokens of width I, n of them in a batch (text that is held out has its own
-states and Grams). Memory is the model (all of it,
-or, read block by block, what is outside its blocks and b) and what the hungriest stage holds besides:
+states and Grams). Memory is the model (all of it, in a sweep twice, since every point begins with it dense; or, read block by
+block, what is outside its blocks and b) and what the hungriest stage holds besides:
 
     observe    statistics of a block, those of layers that see the same tensors once (a Gram: 4 I^2);
                e N I for each copy of the hidden states: one, another for what dense blocks put out, two more where the dense
@@ -21,7 +21,8 @@ or, read block by block, what is outside its blocks and b) and what the hungries
 What a recovery must know of the dense model, e I for a token, is held from the first stage on.
 Operations: 2 P + 4 T I for a token and a block with P weights in a pass, T tokens a sequence; I^2 for a token and a Gram; 2 V I for
 the logits of a token. A pass that observes counts in full, though it ends at the last input that is asked for, and a tuning with
-all epochs that it may take. What methods, allocations and correctors compute is not in it: only they know.
+all epochs that it may take. What methods, allocations and correctors compute is not in it: only they know; nor is another model
+that a `reference` names, which is gone before the first block.
 """
 
 from __future__ import annotations
@@ -139,8 +140,11 @@ def shapes(decoder: Decoder) -> Shapes:
     )
 
 
-def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, tokens: int, stream: bool) -> Needed:
-    """`tokens`: of the evaluation text, 0 where it is not known; `stream`: the model is read block by block.
+def needed(
+    settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, tokens: int, stream: bool, sweep: bool = False
+) -> Needed:
+    """`tokens`: of the evaluation text, 0 where it is not known; `stream`: the model is read block by block; `sweep`: the run is a
+    point of one.
 
     Of the model only the shapes are looked at.
     """
@@ -218,6 +222,8 @@ def needed(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, token
     walks = 3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1
     moved = walks * of.weights + sum(disk.values())
     model = {"model outside its blocks": of.outside, "a block": of.block} if stream else {"model": of.weights}
+    if sweep and not stream:
+        model["dense copy for the sweep"] = of.weights
     if parts.recover.reads_text:
         text = of.element * calibration.sequences * calibration.seqlen * of.width
         model["dense model's predictions"] = text + of.outside * (plan.head is not None)

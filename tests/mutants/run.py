@@ -26,7 +26,6 @@ from successors import SUCCESSORS
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
 
-
 LINALG, STREAM, PATTERNS = "sparsity/linalg.py", "sparsity/stream.py", "sparsity/patterns"
 IDENTITIES, WALK, MASKS = "tests/test_identities.py", "tests/test_stream.py", "tests/test_patterns.py"
 ENGINE = "tests/test_engine.py"
@@ -39,9 +38,8 @@ CACHE, JOURNAL, HELD = "sparsity/runs/cache", "sparsity/runs/journal.py", "spars
 RECALL, RECALLED = f"{CACHE}/statistics.py", "tests/test_statistics_cache.py"
 SHARES, SHARED, ALLOTTED = "sparsity/allocation", "tests/test_allocation.py", "tests/test_allocation_runs.py"
 JOURNALS, SWEPT = "tests/test_journal.py", "tests/test_sweeps.py"
-
 MUTANTS = (
-    Mutant("the sweep's sign", LINALG, "error_KO[j], alpha=-1)", "error_KO[j], alpha=1)", IDENTITIES),
+    Mutant("the sweep's sign", LINALG, "error[j], alpha=-1)", "error[j], alpha=1)", IDENTITIES),
     Mutant(
         "the sweep forgets the blocks to its right", LINALG, "error_KO, alpha=-1)", "error_KO, alpha=0)", IDENTITIES
     ),
@@ -382,6 +380,8 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main(words: list[str]) -> None:
+    if unknown := [word for word in words if not any(word in m.name for m in MUTANTS)]:
+        raise SystemExit(f"{__doc__}\n{' '.join(unknown)}: expected part of a mutant's name, got one of none")
     mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     with tempfile.TemporaryDirectory() as folder:
         if not tests_pass(copied(Path(folder)), *sorted({m.tests for m in mutants})):
