@@ -21,7 +21,7 @@ def cells(table: str, *starts: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1 + len(starts) : -1]]
 
 
-def test_a_table_has_medians_and_their_ratios():
+def test_a_table_has_medians_of_what_was_measured_and_of_ratios_within_a_repeat():
     def runs(side: str, propagate: str, *seconds: float) -> list[Run]:
         return [Run(side, "wanda", propagate, 0.5, s, 2 * s, 300, 600 + s) for s in seconds]
 
@@ -30,12 +30,27 @@ def test_a_table_has_medians_and_their_ratios():
     table = peers.table([*mine, *theirs])
     whole, by_block, peer, *ratios = cells(table, "wanda", "pruned", "wall, s")
     assert (whole, by_block, peer) == ("20.0 (10.0 to 40.0)", "", "40.0 (39.0 to 41.0)")
-    assert ratios == ["0.50", "0.50", ""]
+    assert ratios == ["0.50 (0.24 to 1.03)", "0.50 (0.24 to 1.03)", ""]
     whole, by_block, peer, *ratios = cells(table, "wanda", "dense", "wall, s")
     assert (whole, by_block, peer) == ("8.0 (8.0 to 8.0)", "4.0 (4.0 to 4.0)", "16.0 (16.0 to 16.0)")
-    assert ratios == ["0.50", "0.20", "0.10"]
-    assert cells(table, "wanda", "dense", "peak, MiB")[3] == f"{608 / 616:.2f}"
+    assert [ratio.split()[0] for ratio in ratios] == [
+        "0.50",
+        "0.20",
+        "0.10",
+    ]  # of the first repeat, the only one of both
+    assert cells(table, "wanda", "dense", "peak, MiB")[3].split()[0] == f"{608 / 616:.2f}"
     assert cells(peers.table(mine), "wanda", "pruned", "wall, s")[2:] == ["", "", "", ""]
+
+
+def test_a_slow_machine_is_in_both_sides_of_a_ratio():
+    slow = (1, 3, 1)
+    runs = [
+        Run(side, "wanda", "pruned", s, x * m, 1, 1, 1)
+        for m in slow
+        for s in (0.5, 0.6)
+        for side, x in (("ours", 2), ("llm-compressor", 4))
+    ]
+    assert cells(peers.table(runs), "wanda", "pruned", "wall, s")[3] == "0.50 (0.50 to 0.50)"
 
 
 def test_agreement_is_the_share_of_equal_mask_entries():
@@ -75,7 +90,7 @@ def test_a_peer_that_is_ours_does_the_same_work(monkeypatch, capsys, tmp_path):
     assert order[6:9] == order[2::-1]  # the second time in the other order
     said = capsys.readouterr().out
     for method in ("wanda", "sparsegpt"):
-        assert cells(said, method, "dense", "wall, s")[3:] == ["1.00", "", ""]
+        assert cells(said, method, "dense", "wall, s")[3:] == ["1.00 (1.00 to 1.00)", "", ""]
         agreeing, found, perplexity = cells(said, method, "dense", "50%")
         assert agreeing == "100.0000% (100.0000%)"
         assert all(len(set(both.split(" / "))) == 1 for both in (found, perplexity))

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,31 +144,39 @@ class Bench:
         return self.folder / f"{side}.safetensors"
 
 
-def middle(numbers: Sequence[float]) -> str:
-    return f"{statistics.median(numbers):.1f} ({min(numbers):.1f} to {max(numbers):.1f})"
+def middle(numbers: Sequence[float], digits: int = 1) -> str:
+    if not numbers:
+        return ""
+    return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f})"
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Medians with the smallest and the largest. Ratios of medians: of ours to theirs, and of both of ours to theirs as it is by
-    default, with propagate=pruned.
+    """Medians with the smallest and the largest, of what was measured and of ratios: ours to theirs, and both of ours to theirs as
+    it is by default, with propagate=pruned. A ratio is of runs of one repeat, which saw the same machine, or nearly.
     """
+    sparsities = dict.fromkeys(run.sparsity for run in runs)
 
-    def of(side: str, method: str, propagate: str, what: str) -> list[float]:
-        return [getattr(r, what) for r in runs if (r.side, r.method, r.propagate) == (side, method, propagate)]
+    def of(what: str, *key: str) -> list[list[float]]:
+        """By sparsity, repeat by repeat."""
+        mine = [run for run in runs if (run.side, run.method, run.propagate) == key]
+        return [[getattr(run, what) for run in mine if run.sparsity == sparsity] for sparsity in sparsities]
 
     head = ["", "propagate", "what", *SIDES, "ours to theirs", "to theirs, pruned", "streamed to that"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for method, propagate in dict.fromkeys((run.method, run.propagate) for run in runs):
         for what, name in (("seconds", "wall, s"), ("cpu", "CPU, s"), ("peak", "peak, MiB"), ("loaded", "loaded, MiB")):
-            ours, streamed, theirs = (of(side, method, propagate, what) for side in SIDES)
-            pruned = of(THEIRS, method, "pruned", what)
-            ratios = [
-                f"{statistics.median(mine) / statistics.median(base):.2f}" if mine and base else ""
-                for mine, base in ((ours, theirs), (ours, pruned), (streamed, pruned))
-            ]
-            cells = [middle(found) if found else "" for found in (ours, streamed, theirs)]
-            lines.append(f"| {' | '.join([method, propagate, name, *cells, *ratios])} |")
+            ours, streamed, theirs = (of(what, side, method, propagate) for side in SIDES)
+            pruned = of(what, THEIRS, method, "pruned")
+            found = [middle(list(chain(*each))) for each in (ours, streamed, theirs)]
+            found += [middle(ratios(*pair), 2) for pair in ((ours, theirs), (ours, pruned), (streamed, pruned))]
+            lines.append(f"| {' | '.join([method, propagate, name, *found])} |")
     return "\n".join(lines)
+
+
+def ratios(mine: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
+    """Repeat by repeat, as far as both sides have run."""
+    both = (zip(a, b, strict=False) for a, b in zip(mine, theirs, strict=True))
+    return [a / b for a, b in chain(*both)]
 
 
 def quality(pairs: Sequence[Pair]) -> str:
