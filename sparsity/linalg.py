@@ -132,20 +132,20 @@ def upper_inverse(upper_II: Tensor) -> Tensor:
     corner is solved for, not multiplied by A^-1, which keeps the residual as small as that of a solve (Du Croz and Higham,
     Stability of methods for matrix inversion, 1992).
     """
-    inverse_II = torch.zeros_like(upper_II)
-    _invert_into(inverse_II, upper_II)
+    inverse_II = torch.eye(len(upper_II), dtype=upper_II.dtype, device=upper_II.device)
+    _invert_in_place(upper_II, inverse_II)
     return inverse_II
 
 
-def _invert_into(inverse_II: Tensor, upper_II: Tensor) -> None:
+def _invert_in_place(upper_II: Tensor, inverse_II: Tensor) -> None:
+    """The inverse takes the place of the identity."""
     I = len(upper_II)
     if I <= WHOLE:
-        eye_II = torch.eye(I, dtype=upper_II.dtype, device=upper_II.device)
-        inverse_II.copy_(torch.linalg.solve_triangular(upper_II, eye_II, upper=True))
+        _solve_in_place(upper_II, inverse_II)
         return
     half = I // 2
     for part in (slice(half), slice(half, I)):
-        _invert_into(inverse_II[part, part], upper_II[part, part])
+        _invert_in_place(upper_II[part, part], inverse_II[part, part])
     corner_AD = inverse_II[:half, half:]
     torch.mm(upper_II[:half, half:], inverse_II[half:, half:], out=corner_AD)
     _solve_in_place(upper_II[:half, :half], corner_AD.neg_())

@@ -205,18 +205,19 @@ def needed(
         "statistics": sum(folded.values()) * cached,
     }
     passes = calibrated * _passes(plan, calibration) + judged * (1 if calibration.propagate == "dense" else 2)
-    through = len(decoder.blocks) * of.operations(calibration.seqlen) + of.logits  # the whole model, a token
+
+    def whole(seqlen: int) -> int:
+        """Operations of a token on its way through the model."""
+        return len(decoder.blocks) * of.operations(seqlen) + of.logits
+
     operations = {
         "calibration": passes * (plan.last + 1) * of.operations(calibration.seqlen),
         "statistics": calibrated * sum(_products(calibration, decoder, plan.needs).values())
         + judged * sum(_products(calibration, decoder, judges).values()),
-        "evaluation": sum(
-            2 * n * (len(decoder.blocks) * of.operations(evaluator.seqlen) + of.logits)
-            for evaluator, n in texts.items()
-        ),
-        "writing": written * through,
+        "evaluation": sum(2 * n * whole(evaluator.seqlen) for evaluator, n in texts.items()),
+        "writing": written * whole(calibration.seqlen),
         "refining": _tuning(plan.refinement, calibration) * (plan.last + 1) * of.operations(calibration.seqlen),
-        "recovering": _tuning(parts.recover, calibration) * through,
+        "recovering": _tuning(parts.recover, calibration) * whole(calibration.seqlen),
     }
     # read to check, prune and count; twice for what is measured and for the digest
     walks = 3 + 2 * len(texts) + 2 * (plan.last >= 0) if stream else 1

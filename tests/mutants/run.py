@@ -381,7 +381,7 @@ def survives(mutant: Mutant) -> bool:
 
 def main(words: list[str]) -> None:
     if unknown := [word for word in words if not any(word in m.name for m in MUTANTS)]:
-        raise SystemExit(f"{__doc__}\n{' '.join(unknown)}: expected part of a mutant's name, got one of none")
+        raise SystemExit(f"{__doc__}\n{' '.join(unknown)}: no mutant's name holds it. Expected part of one")
     mutants = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
     with tempfile.TemporaryDirectory() as folder:
         if not tests_pass(copied(Path(folder)), *sorted({m.tests for m in mutants})):
