@@ -31,7 +31,7 @@ run: .venv/.stamp  ## python run.py experiment=first_run, or what ARGS="..." say
 	@$(bin)/python run.py $(ARGS)
 
 report: .venv/.stamp  ## compare finished runs on one page; RUNS="outputs/a outputs/b" names folders
-	@$(bin)/python -m sparsity.runs.report $(RUNS)
+	@$(bin)/python -m sparsity.report $(RUNS)
 
 test: lint types  ## everything that must be green: lint, types, all tests
 	$(pytest) -n $(WORKERS)

@@ -33,8 +33,8 @@ from sparsity.datasets import sample, tokenise
 from sparsity.engine import plan, prune
 from sparsity.methods import NeuronRank, Route, TfIdf, Wanda
 from sparsity.models import Decoder
-from sparsity.runs.build import build, components
-from sparsity.runs.settings import read, resolve_device
+from sparsity.options.components import build, components
+from sparsity.options.settings import read, resolve_device
 from sparsity.stream import BlockStream
 
 CONF = Path(__file__).parents[1] / "conf"

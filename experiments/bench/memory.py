@@ -33,9 +33,9 @@ from sparsity.models import Decoder
 from sparsity.models.files import INDEX
 from sparsity.models.skeleton import skeleton
 from sparsity.models.tiny import tokenizer
-from sparsity.runs.build import build, components
-from sparsity.runs.resources import needed, shapes
-from sparsity.runs.settings import read
+from sparsity.options.components import build, components
+from sparsity.options.settings import read
+from sparsity.stages.resources import needed, shapes
 
 ROOT = Path(__file__).parents[2]
 TEXT = 16_384  # tokens, of a byte each

@@ -13,8 +13,8 @@ from torch import Tensor
 from sparsity.core import Evaluator
 from sparsity.datasets import sample, tokenise
 from sparsity.models import Loaded
-from sparsity.runs.build import build, components
-from sparsity.runs.settings import read
+from sparsity.options.components import build, components
+from sparsity.options.settings import read
 
 CONF = Path(__file__).parents[2] / "conf"
 

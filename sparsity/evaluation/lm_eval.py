@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
-from ..models.cache import stamps
+from ..record.folders import stamps
 from . import harness
 from .packing import pack, unpack
 from .task_files import TaskFile, read_tasks

@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsity.core import UserError
-from sparsity.models.cache import built, cache_dir, sha256_of
 from sparsity.models.checkpoint import configuration, quiet, read
 from sparsity.models.source import Loaded
+from sparsity.record.folders import built, cache_dir, sha256_of
 
 log = logging.getLogger(__name__)
 

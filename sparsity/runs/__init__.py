@@ -1,1 +1,1 @@
-"""One run: its options, its steps, its files. The only room that knows Hydra, where files live, and who watches."""
+"""The door: what Hydra composes becomes a job, its stages run one after another, and mistakes become one message."""

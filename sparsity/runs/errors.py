@@ -5,13 +5,12 @@ Hydra's own complaints about options are completed here: it lists the options of
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ..core import UserError
+from ..options.mistakes import MISTAKES, alternatives
 from . import sweeps, together
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk
-MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
 
 class Mistake(BaseException):
@@ -115,17 +113,6 @@ def _chosen(conf: Path) -> DictConfig:
         return compose("config", overrides=chosen)
     except HydraException:  # several values, or an option that lies elsewhere: the defaults will do
         return compose("config")
-
-
-def alternatives(key: str, keys: Collection[str]) -> str:
-    """What `key` may have meant, and the options beside it."""
-    parent = key.rpartition(".")[0]
-    beside = [k for k in keys if k.rpartition(".")[0] == parent]
-    if not beside:
-        parent, beside = "", [k for k in keys if "." not in k]
-    close = difflib.get_close_matches(key, keys, n=3)
-    hint = f"\nDid you mean: {', '.join(close)}?" if close else ""
-    return f"{hint}\nOptions{f' of {parent}' if parent else ''}: {', '.join(sorted(beside))}"
 
 
 def _keys(node: Any, path: str = "") -> Iterator[str]:

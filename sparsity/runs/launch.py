@@ -14,15 +14,16 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..options.mistakes import MISTAKES
 from ..processes import Processes, connected
+from ..record.groups import COMPONENTS, SHARED
+from ..record.numbers import is_number
+from ..record.store import RunStore
+from ..stages.job import Place
+from ..stages.loading import Held
 from . import together
-from .dense import Held
-from .errors import MISTAKES, hand_on
-from .groups import COMPONENTS, SHARED
-from .job import Place
-from .numbers import is_number
+from .errors import hand_on
 from .pipeline import run
-from .store import RunStore
 from .sweeps import Point, kin, note, own
 
 HELD = Held()  # the points of a sweep in one process share a model

@@ -23,27 +23,30 @@ from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
 from ..linalg import nonzeros
 from ..models import Decoder
-from ..models.cache import stamps
+from ..options.components import Parts, build, check_streams, check_targets, components, targets
+from ..options.settings import Settings, read, resolve_device
 from ..processes import ALONE, Processes
-from . import checkpoint, console, sequences, together
-from .allocating import allocate
-from .build import Parts, build, check_streams, check_targets, components, targets
-from .dense import Dense, Held
-from .environment import environment, peak_memory, resident
-from .evaluate import compare, references, referred
-from .groups import PRUNING, SHARED
-from .job import Clock, Job, Place
-from .journal import drop
-from .key import run_key
+from ..record import console
+from ..record.environment import environment, peak_memory, resident
+from ..record.folders import stamps
+from ..record.groups import PRUNING, SHARED
+from ..record.store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
+from ..stages import drawing as sequences
+from ..stages import saving as checkpoint
+from ..stages.allocating import allocate
+from ..stages.drawing import calibration_ids
+from ..stages.evaluating import compare, references, referred
+from ..stages.job import Clock, Job, Place
+from ..stages.journal import drop
+from ..stages.key import run_key
+from ..stages.loading import Dense, Held
+from ..stages.pruning import assist, prune
+from ..stages.recovering import recover, taught
+from ..stages.resources import Needed, needed, rate
+from ..tracking import About, Outcome, Watch
+from ..tracking.told import run_id, run_name, summary, tables
+from . import together
 from .preview import preview
-from .pruning import assist, prune
-from .recovering import recover, taught
-from .resources import Needed, needed, rate
-from .sequences import calibration_ids
-from .settings import Settings, read, resolve_device
-from .store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
-from .tracking import About, Outcome, Watch
-from .tracking.told import run_id, run_name, summary, tables
 
 SCHEMA = 1
 CALL = "prune"  # what the first process says to the others when there is something to do

@@ -10,9 +10,9 @@ from rich.table import Table
 from ..core import Site
 from ..engine import Plan
 from ..models import Decoder
-from .build import Parts
-from .console import console, say
-from .settings import Settings
+from ..options.components import Parts
+from ..options.settings import Settings
+from ..record.console import console, say
 
 
 def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:

@@ -18,8 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from .numbers import numbers
-from .store import RESULT, RunStore, csv_text, read_result
+from ..record.numbers import numbers
+from ..record.store import RESULT, RunStore, csv_text, read_result
 
 POINTS = ".points"
 TYPED = "typed.json"

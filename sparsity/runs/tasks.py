@@ -14,8 +14,8 @@ import yaml
 
 from ..core import UserError
 from ..evaluation.local_tasks import local_tasks
-from .console import say
-from .store import RunStore
+from ..record.console import say
+from ..record.store import RunStore
 
 HEADER = "# Written by `python -m sparsity.runs.tasks"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mutant import Mutant
 
 TUNING, STREAM = "sparsity/refine/block.py", "sparsity/stream.py"
-DESCENT, RECOVERY, RECOVERED = "sparsity/tuning.py", "sparsity/recover/distillation.py", "tests/test_recover.py"
-REFINED, GOES_ON, SWEPT = "tests/test_refine.py", "tests/test_journal.py", "tests/test_sweeps.py"
-FOUND, WALK = "sparsity/models/blocks.py", "tests/test_stream.py"
+DESCENT, RECOVERY, RECOVERED = "sparsity/tuning.py", "sparsity/recover/distillation.py", "tests/recover/test_recover.py"
+REFINED, GOES_ON, SWEPT = "tests/refine/test_refine.py", "tests/stages/test_journal.py", "tests/runs/test_sweeps.py"
+FOUND, WALK = "sparsity/models/blocks.py", "tests/core/test_stream.py"
 
 BLOCKS = (
     Mutant("Conv1D not transposed", FOUND, "weight.T if self.transposed else weight", "weight", WALK),
@@ -25,15 +25,15 @@ BLOCKS = (
     Mutant("the dense states stand still", STREAM, "self._dense = self._behind", "pass", REFINED),
     Mutant("targets of the dense inputs", STREAM, "in enumerate(self._dense)]", "in enumerate(self.hidden)]", REFINED),
     Mutant("one stream put back", STREAM, "kept[: len(mine)], kept[len(mine) :]", "kept[: len(mine)], self._dense", REFINED),
-    Mutant("rows of blocks forgotten", "sparsity/runs/pruning.py", "note(block, was.refined)", "note(block, {})", GOES_ON),
+    Mutant("rows of blocks forgotten", "sparsity/stages/pruning.py", "note(block, was.refined)", "note(block, {})", GOES_ON),
     Mutant(
-        "each point walks", "sparsity/runs/calibration.py", "partial(_shared, job, dense.decoder, needs)", "lambda: needs", SWEPT
+        "each point walks", "sparsity/stages/calibration.py", "partial(_shared, job, dense.decoder, needs)", "lambda: needs", SWEPT
     ),
     Mutant(
         "every file read",
-        "sparsity/runs/cache/statistics.py",
+        "sparsity/cache/statistics.py",
         "every or not names",
         "True or not names",
-        "tests/test_statistics_cache.py",
+        "tests/cache/test_statistics_cache.py",
     ),
 )  # fmt: skip

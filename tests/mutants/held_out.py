@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 TOKENS, ENGINE, STREAM = "sparsity/datasets/tokens.py", "sparsity/engine.py", "sparsity/stream.py"
-JUDGED, GOES_ON = "tests/test_held_out.py", "tests/test_journal.py"
+JUDGED, GOES_ON = "tests/core/test_held_out.py", "tests/stages/test_journal.py"
 
 HELD_OUT = (
     Mutant("text held out that ends in what is learnt", TOKENS, "max(start - seqlen + 1, 0)", "start", JUDGED),

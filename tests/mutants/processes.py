@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 ROOM, STREAM, CORE = "sparsity/processes.py", "sparsity/stream.py", "sparsity/core.py"
-DEALT = "tests/test_processes.py"
+DEALT = "tests/core/test_processes.py"
 
 PROCESSES = (
     Mutant("a batch is nobody's", ROOM, "count * (rank + 1) // size)", "count // size * (rank + 1))", DEALT),

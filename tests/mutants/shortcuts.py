@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from mutant import Mutant
 
-ENTRY, KEPT = "sparsity/runs/cache/entry.py", "tests/test_cache_entry.py"
+ENTRY, KEPT = "sparsity/cache/entry.py", "tests/cache/test_cache_entry.py"
 LINALG, STREAM = "sparsity/linalg.py", "sparsity/stream.py"
-PATTERNS, IDENTITIES, WALK = "tests/test_patterns.py", "tests/test_identities.py", "tests/test_stream.py"
+PATTERNS, IDENTITIES, WALK = (
+    "tests/patterns/test_patterns.py",
+    "tests/core/test_identities.py",
+    "tests/core/test_stream.py",
+)
 TWICE = f"{WALK}::test_a_module_that_a_block_calls_twice_is_seen_twice_in_every_batch"
 EARLY = f"{WALK}::test_an_observing_pass_ends_at_the_last_input_that_is_asked_for"
 

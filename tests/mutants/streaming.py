@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mutant import Mutant
 
-FILES, STREAMED = "sparsity/models/files.py", "tests/test_streamed.py"
-RUNS = "tests/test_streamed_runs.py"
-RESOURCES, PLANNED = "sparsity/runs/resources.py", "tests/test_resources.py"
+FILES, STREAMED = "sparsity/models/files.py", "tests/models/test_streamed.py"
+RUNS = "tests/stages/test_streamed_runs.py"
+RESOURCES, PLANNED = "sparsity/stages/resources.py", "tests/stages/test_resources.py"
 
 STREAMING = (
     Mutant(
@@ -33,7 +33,7 @@ STREAMING = (
         PLANNED,
     ),
     Mutant("a float32 model is copied", RESOURCES, "(TUNED - (of.element == 4))", "TUNED", PLANNED),
-    Mutant("a recovery streams", "sparsity/runs/build.py", "if parts.recover.reads_text:", "if False:", RUNS),
-    Mutant("processes stream", "sparsity/runs/build.py", "if processes > 1:", "if False:", RUNS),
+    Mutant("a recovery streams", "sparsity/options/components.py", "if parts.recover.reads_text:", "if False:", RUNS),
+    Mutant("processes stream", "sparsity/options/components.py", "if processes > 1:", "if False:", RUNS),
     Mutant("pruned blocks are run once", RESOURCES, '== "dense" else 2 +', '== "dense" else 1 +', PLANNED),
 )

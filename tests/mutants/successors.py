@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutant import Mutant
 
 DSNOT, EXCHANGE, PURSUIT = (f"sparsity/methods/{name}.py" for name in ("dsnot", "exchange", "pursuit"))
-SWAPPED, PURSUED = "tests/test_swaps.py", "tests/test_pursuit.py"
+SWAPPED, PURSUED = "tests/methods/test_swaps.py", "tests/methods/test_pursuit.py"
 
 SUCCESSORS = (
     Mutant("a swap without its cross term", EXCHANGE, "(pair_RCC + value_RC", "(0 * pair_RCC + value_RC", SWAPPED),
@@ -34,14 +34,14 @@ SUCCESSORS = (
         "sparsity/quadratic.py",
         "mul_(2 - (a_J == b_J).to(low_IK))",
         "mul_(1)",
-        "tests/test_quadratic.py",
+        "tests/core/test_quadratic.py",
     ),
-    Mutant("DSnoT's sign", DSNOT, "sign_R1 * effect_RI < 0", "sign_R1 * effect_RI > 0", "tests/test_dsnot.py"),
+    Mutant("DSnoT's sign", DSNOT, "sign_R1 * effect_RI < 0", "sign_R1 * effect_RI > 0", "tests/methods/test_dsnot.py"),
     Mutant(
         "DSnoT overshoots",
         DSNOT,
         "error_after_R.abs() < error_R.abs()",
         "error_after_R.isfinite()",
-        "tests/test_dsnot.py",
+        "tests/methods/test_dsnot.py",
     ),
 )

@@ -1,0 +1,223 @@
+"""Calibrate once, prune many. With `propagate=dense` a layer's statistics depend on the model and the text alone, not on what is
+pruned how: they are folded in one walk over the dense model, kept, and read by every later run. Such a run reads no text and runs
+no block; one that asks for more collects what is missing, in another walk.
+
+A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
+taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
+wait for it: the lock is the operating system's, so that of a process that died is free. Of the processes of one run the first
+one has the files: the others walk along where there is a walk, and are told the states.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Folded, Site, Stats, Tap
+from ..models.blocks import Block
+from ..models.decoder import Decoder
+from ..processes import ALONE, Processes
+from ..record.folders import held
+from ..stream import BlockStream, Needs, Passage, Stream, collect, merged
+from .entry import Entry, content_hash, content_of, entries
+from .keep import STATISTICS, Cache, writable
+
+Place = tuple[Entry, int]  # a file, and the number of the state in it
+KEPT = "kept"  # what the first process says of a file, and of all that was asked for
+
+
+class Recalled:
+    """A stream whose statistics lie in files: nothing runs."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        device: torch.device,
+        places: Mapping[str, Place],
+        forwards: int,
+        processes: Processes = ALONE,
+    ):
+        self.blocks = decoder.blocks
+        self.device = device
+        self.seconds = 0.0
+        self.forwards = forwards  # of the walk that collected what was missing
+        self._places = places
+        self._processes = processes
+
+    def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
+        start = time.perf_counter()
+        readers = [(site, tap) for site, taps in needs.items() for tap in taps]
+        wanted = {} if self._processes.rank else {reader: self._places[name(*reader)] for reader in readers}
+        states: dict[Place, Folded] = {}
+        read: dict[Entry, Mapping[str, Tensor]] = {}
+        for (_, tap), (entry, number) in wanted.items():
+            if entry not in read:
+                read[entry] = entry.tensors()
+            if (entry, number) not in states:
+                parts = entry.about["states"][number]
+                states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
+        found = merged(self._processes, readers, {reader: states[place] for reader, place in wanted.items()})
+        self.seconds += time.perf_counter() - start
+        shared = {site: {tap: found[site, tap] for tap in taps} for site, taps in needs.items()}
+        return {site: Stats(site, folded, processes=self._processes) for site, folded in shared.items()}
+
+    def carried(self) -> Iterator[Tensor]:
+        return iter(())
+
+    def carry(self, states: Iterable[Tensor]) -> None:
+        """There are none."""
+
+    def passage(self, block: Block) -> Passage:
+        raise ValueError(f"{block.name}: nothing goes through it: expected a stream with the calibration text")
+
+    def advance(self, block: Block) -> None:
+        """What lies before a block is in its statistics."""
+
+
+@contextmanager
+def recalled(
+    cache: Cache,
+    about: Mapping[str, Any],
+    told: Mapping[str, Any],
+    decoder: Decoder,
+    needs: Needs,
+    shared: Callable[[], Needs],
+    device: torch.device,
+    walker: Callable[[], BlockStream],
+    processes: Processes = ALONE,
+) -> Iterator[Stream | None]:
+    """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
+
+    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds; `shared`:
+    `needs`, and what others will need who come later: if there must be a walk, it collects that too.
+    """
+    if processes.rank:
+        yield _followed(decoder, shared, device, walker, processes)
+        return
+    folder = cache.folder / STATISTICS / content_hash(about)[:32]
+    names = named(needs)
+    forwards, walks = 0, False
+    with ExitStack() as stack:
+        places = known(folder, names, stack)
+        if names - places.keys() and writable(folder.parent):
+            with held(folder.with_suffix(".lock"), "collecting these statistics"):
+                # another process may have walked meanwhile; and a file may lack a name because it is damaged
+                places |= known(folder, names - places.keys(), stack, every=True)
+                if names - places.keys():
+                    more = shared()
+                    places |= known(folder, named(more) - places.keys(), stack)
+                    wanted, walks = lacking(more, places), True
+                    processes.words(json.dumps([*places]))
+                    blocks = {site.block for site, taps in wanted.items() if taps}
+                    stream = walker()
+                    for block, stats in collect(stream, wanted):
+                        key, content = filed(block, stats, {**told, **about})
+                        path = cache.write(folder, key, content, expected=len(blocks) * len(content))
+                        processes.words("" if path is None else KEPT)
+                        if path is None:
+                            break
+                        places |= located(stack.enter_context(closing(Entry(path))))
+                    forwards = stream.forwards
+        if not walks:
+            processes.words(json.dumps(None))
+        processes.words(KEPT if names <= places.keys() else "")
+        yield Recalled(decoder, device, places, forwards, processes) if names <= places.keys() else None
+
+
+def _followed(
+    decoder: Decoder,
+    shared: Callable[[], Needs],
+    device: torch.device,
+    walker: Callable[[], BlockStream],
+    processes: Processes,
+) -> Stream | None:
+    """`recalled` in the other processes of a run: what the first one says has its counterpart here."""
+    forwards, places = 0, json.loads(processes.words("")[0])
+    if places is not None:
+        stream = walker()
+        for _ in collect(stream, lacking(shared(), places)):
+            if processes.words("")[0] != KEPT:
+                break
+        forwards = stream.forwards
+    return Recalled(decoder, device, {}, forwards, processes) if processes.words("")[0] == KEPT else None
+
+
+def lacking(needs: Needs, places: Collection[str]) -> Needs:
+    """What lies nowhere yet."""
+    return {site: [tap for tap in taps if name(site, tap) not in places] for site, taps in needs.items()}
+
+
+def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:
+    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read.
+
+    Only files that name one of them are read and verified, unless `every` one is to be.
+    """
+    places: dict[str, Place] = {}
+    for entry in entries(folder, wanted=lambda about: every or not names.isdisjoint(about.get("names", ()))):
+        found = {name: place for name, place in located(entry).items() if name in names}
+        if found:
+            stack.enter_context(closing(entry))
+            entry.touch()
+            places |= found
+        else:
+            entry.close()
+    return places
+
+
+def located(entry: Entry) -> dict[str, Place]:
+    return {name: (entry, number) for name, number in entry.about["names"].items()}
+
+
+def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) -> tuple[str, bytes]:
+    """The key and the content of a block's file. A state that layers share is in it once."""
+    numbers: dict[int, int] = {}
+    states: list[Any] = []
+    names: dict[str, int] = {}
+    for site, its in stats.items():
+        for tap, folded in its.folded.items():
+            if id(folded) not in numbers:
+                numbers[id(folded)] = len(states)
+                states.append(folded.state)
+            names[name(site, tap)] = numbers[id(folded)]
+    tensors, layout = packed(states)
+    content = content_of(tensors, {"names": names, "states": layout, "walk": walk})
+    return f"{block.index:03d}-{content_hash(sorted(names))[:8]}", content
+
+
+def named(needs: Needs) -> set[str]:
+    return {name(site, tap) for site, taps in needs.items() for tap in taps}
+
+
+def name(site: Site, tap: Tap[Any]) -> str:
+    """What a state is filed under: whose activation, and how it is folded."""
+    source, side = tap.source(site)
+    return f"{source} {side} {type(tap.statistic).__module__}.{tap.statistic!r}"
+
+
+def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    """The tensors of states by "<state>.<part>", and of each state its parts: numbers, null in the place of a tensor."""
+    tensors: dict[str, Tensor] = {}
+    layout: list[list[Any]] = []
+    for number, state in enumerate(states):
+        parts = state if isinstance(state, tuple) else (state,)
+        tensors |= {
+            f"{number}.{i}": part.cpu().contiguous() for i, part in enumerate(parts) if isinstance(part, Tensor)
+        }
+        layout.append([None if isinstance(part, Tensor) else part for part in parts])
+    return tensors, json.loads(json.dumps(layout, allow_nan=False))
+
+
+def unpacked(
+    tap: Tap[Any], parts: Collection[Any], number: int, tensors: Mapping[str, Tensor], device: torch.device
+) -> Any:
+    """The state of a tap. What it is made of, a tensor or a tuple with names, its statistic says."""
+    values = [tensors[f"{number}.{i}"].to(device) if part is None else part for i, part in enumerate(parts)]
+    like = tap.statistic.zero(torch.empty(1, 1, 1, device="meta"), 1)
+    return type(like)(*values) if isinstance(like, tuple) else values[0]

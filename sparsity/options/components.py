@@ -1,0 +1,162 @@
+"""From configuration to components: the one place that instantiates.
+
+A `_target_` may name classes of this project and of the packages in `allow`; anything else is refused before it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from ..allocation import Allocation
+from ..core import Corrector, Evaluator, Method, Pattern, UserError
+from ..datasets import TextSource
+from ..models import Itself, ModelSource
+from ..record.groups import COMPONENTS, SHARED
+from ..recover import Recovery
+from ..refine import Refinement
+from ..tracking import Tracker
+from .mistakes import alternatives
+from .settings import Settings, check_arguments
+
+OURS = "sparsity"
+
+
+@dataclass(frozen=True)
+class Parts:
+    model: ModelSource
+    reference: ModelSource | Itself
+    dataset: TextSource
+    method: Method
+    pattern: Pattern
+    allocation: Allocation
+    corrector: Corrector
+    refine: Refinement
+    recover: Recovery
+    evaluation: Mapping[str, Evaluator]
+    tracker: Mapping[str, Tracker]
+
+
+def targets(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, and where it stands."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(f"{path}.{key}" if path else str(key), value)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(f"{path}.{i}", value)
+
+
+def components(config: DictConfig) -> dict[str, Any]:
+    """The component groups of a configuration, resolved. `evaluation=[]` leaves no such key: nothing is evaluated."""
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    known = (*Settings.model_fields, *COMPONENTS, *SHARED)
+    for key in container:  # `+key=...`, or a line of an experiment: Hydra takes both as they are
+        if key not in known:
+            raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")
+    parts = {name: container.get(name) or {} for name in COMPONENTS}
+    # an experiment may set options of an evaluator that was not chosen
+    parts["evaluation"] = {name: node for name, node in parts["evaluation"].items() if "_target_" in node}
+    return parts
+
+
+def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
+    """Refuse foreign targets, unknown options and values of the wrong type, naming where they stand. Returns the classes."""
+    classes = []
+    for path, node in targets("", dict(parts)):
+        target = str(node["_target_"])
+        _check_package(f"{path}._target_={target}", target, allow)
+        switches = [key for key in node if key.startswith("_") and key != "_target_"]
+        if switches:  # _partial_, _args_, ...: Hydra's, for more than a constructor call
+            raise UserError(
+                f"{path}.{switches[0]} is refused: expected _target_ and the options of its class, nothing else"
+            )
+        try:
+            cls = _class(target)
+        except Exception as error:
+            raise UserError(
+                f"{path}._target_={target} cannot be imported ({type(error).__name__}: {error}): expected package.Class. "
+                f"Is its folder on PYTHONPATH?"
+            ) from error
+        _check_package(f"{path}._target_={target}, which is {cls.__module__}.{cls.__name__},", cls.__module__, allow)
+        check_arguments(path, cls, {key: value for key, value in node.items() if key != "_target_"})
+        classes.append(cls)
+    return classes
+
+
+def _check_package(what: str, module: str, allow: list[str]) -> None:
+    package = module.partition(".")[0]
+    if package not in (OURS, *allow):
+        raise UserError(
+            f"{what} is refused: expected a class of {' or '.join((OURS, *allow))}. "
+            f"To run another package's code, name it: allow=[{package}]"
+        )
+
+
+def _class(target: str) -> type:
+    module, _, name = target.rpartition(".")
+    cls = getattr(import_module(module), name)
+    if not isinstance(cls, type):
+        raise TypeError(f"{name} is no class")
+    return cls
+
+
+def check_streams(parts: Parts, settings: Settings, processes: int) -> None:
+    """Refuse what needs the whole of a model that is read block by block."""
+    read = [name for name in ("model", "reference") if getattr(parts, name).stream]
+    if not read:
+        return
+    for name, evaluator in parts.evaluation.items():
+        if not evaluator.streams:
+            raise UserError(
+                f"evaluation {name} runs whole models, and {read[0]}.stream=true leaves its blocks in their files: expected "
+                f"evaluations over windows (perplexity, divergence). Add save=true, and evaluate the checkpoint where it fits"
+            )
+    if not parts.model.stream:
+        return
+    if not parts.allocation.streams:
+        raise UserError(
+            f"allocation {parts.allocation} runs the whole model many times, and model.stream=true leaves its blocks in their "
+            f"files: expected an allocation that sees one block at a time. Use allocation=uniform or allocation=owl"
+        )
+    if parts.recover.reads_text:
+        raise UserError(
+            "recover tunes the survivors of all blocks together, and model.stream=true leaves the blocks in their files: expected "
+            "recover=none. Use refine=block, which tunes one block at a time, or leave model.stream=false"
+        )
+    if written := settings.calibration.written:
+        raise UserError(
+            f"calibration.written={written} runs the whole model for every token, and model.stream=true would read all of its "
+            f"blocks as often: expected 0. Leave one of them as it is by default"
+        )
+    if processes > 1:
+        raise UserError(
+            f"model.stream=true keeps the blocks that have changed in the folder of one process: expected one, got {processes}. "
+            f"Start python run.py without torchrun, or leave model.stream=false"
+        )
+    if settings.packed:
+        raise UserError(
+            "packed=true holds the whole model, and model.stream=true leaves its blocks in their files: expected one of them. "
+            "Pack the saved checkpoint where it fits: method=dense model=local save=true packed=true"
+        )
+
+
+def build(parts: Mapping[str, Any]) -> Parts:
+    """The components, constructed once. What a constructor raises is raised as it said it."""
+    try:
+        # "all": with the default, Hydra 1.3 turns a dataclass nested in a mapping back into a DictConfig
+        return Parts(**instantiate(OmegaConf.create(dict(parts)), _convert_="all"))
+    except InstantiationException as error:
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from cause.__cause__

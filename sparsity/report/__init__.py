@@ -1,0 +1,1 @@
+"""The comparison of finished runs: python -m sparsity.report outputs/<name>."""

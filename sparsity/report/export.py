@@ -1,0 +1,132 @@
+"""The runs as Markdown, for a study's README, and as CSV, for everything else.
+
+In Markdown the runs that differ in nothing but their seed make one row: the mean, the sample standard deviation and the single
+perplexities. Columns that are the same or empty in every row are left out. The CSV has a row for each run and leaves nothing out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..record.store import csv_text
+from . import options
+from .gather import Composition, Group
+from .measures import KNOWN, PERPLEXITY, Measure
+from .options import heading
+from .protocol import varying
+from .read import Problem, number
+
+CONSTANT_TOO = ("", "perplexity")  # columns that a table has even if they are the same in every row
+IN_MARKDOWN = {"layers.error_before_mean": "error before", "layers.relative_error_mean": "relative error"}
+# Of these the median is shown: one run that had to wait says nothing of the others.
+SECONDS = {"seconds.calibrate": "calibrate, s", "seconds.prune": "prune, s"}
+
+
+def shown(value: float | None, measure: Measure) -> str:
+    """A number as a person reads it."""
+    if value is None:
+        return ""
+    if measure.unit == "%":
+        return f"{value:+.{measure.digits}%}" if measure.key == "rise" else f"{value:.{measure.digits}%}"
+    if measure.unit == "bytes":
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value:.{measure.digits}f}{' s' if measure.unit == 's' else ''}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """ "71.01 ± 0.24 (70.94, 70.82, 71.28)": mean, sample standard deviation, single values."""
+    mean = statistics.mean(values)
+    if len({round(value, 6) for value in values}) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {statistics.stdev(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+
+
+def markdown(groups: Sequence[Group], problems: Sequence[Problem]) -> str:
+    """A table for each protocol, below it the layers' errors where they are known; then what could not be read."""
+    differ = varying(group.conditions for group in groups)
+    parts = []
+    for group in groups:
+        if len(groups) > 1:
+            conditions = "; ".join(f"{name} {group.conditions[name]}" for name in differ)
+            parts.append(f"**Protocol {group.name}** ({conditions})")
+        parts.append(table([_row(group, composition) for composition in group.compositions]))
+        layers = [cells for composition in group.compositions if len(cells := _layer_row(group, composition)) > 1]
+        if layers:
+            parts.append("Mean relative error of the layers by their last name:")
+            parts.append(table(layers))
+        if group.usual:
+            parts.append(f"Where nothing else is said: `{_usual(group)}`.")
+        repeats = sum(composition.repeats for composition in group.compositions)
+        if repeats:
+            runs = "run of the same seed and options does" if repeats == 1 else "runs of the same seed and options do"
+            parts.append(f"{repeats} earlier {runs} not count.")
+    parts += [f"- {problem.where}: {problem.what}" for problem in problems]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table. A row may lack cells."""
+    names = dict.fromkeys(name for cells in rows for name in cells)
+    columns = [name for name in names if name in CONSTANT_TOO or len({cells.get(name) for cells in rows}) > 1]
+    lines = [columns, ["---"] * len(columns), *([cells.get(name, "") for name in columns] for cells in rows)]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines)
+
+
+def _row(group: Group, composition: Composition) -> dict[str, str]:
+    runs = [group.numbers[i] for i in composition.seeds.values()]
+    cells = {"": _code(composition), "seeds": ", ".join(composition.seeds)}
+    perplexities = _known(runs, PERPLEXITY)
+    cells["perplexity"] = spread(perplexities) if perplexities else ""
+    for measure in group.measures:
+        known = _known(runs, measure.key)
+        if measure.key in IN_MARKDOWN or measure.key.startswith(
+            ("layers.corrector_applied", "layers.corrector_clamped")
+        ):
+            name = IN_MARKDOWN.get(measure.key, measure.heading)
+            cells[name] = f"{statistics.mean(known):.4f}" if known else ""
+        elif measure not in KNOWN and not measure.fold:  # what other evaluations found
+            cells[measure.heading] = shown(statistics.mean(known), measure) if known else ""
+    for key, name in SECONDS.items():
+        known = _known(runs, key)
+        cells[name] = f"{statistics.median(known):.0f}" if known else ""
+    return cells
+
+
+def _layer_row(group: Group, composition: Composition) -> dict[str, str]:
+    errors: dict[str, list[float]] = {}
+    for i in composition.seeds.values():
+        for layer in group.runs[i].tables["layers"]:
+            error = number(layer.get("relative_error"))
+            if error is not None:
+                errors.setdefault(layer.get("name", "").rpartition(".")[2], []).append(error)
+    return {"": _code(composition), **{name: f"{statistics.mean(found):.4f}" for name, found in errors.items()}}
+
+
+def _code(composition: Composition) -> str:
+    return f"`{composition.words}`" if composition.words else "all runs"
+
+
+def _usual(group: Group) -> str:
+    return " ".join(f"{heading(name)}={value}" for name, value in group.usual.items())
+
+
+def _known(runs: Sequence[Mapping[str, float | None]], key: str) -> list[float]:
+    return [value for run in runs if (value := run.get(key)) is not None]
+
+
+def table_csv(groups: Sequence[Group]) -> str:
+    """One row for each run: protocol, every option that differs somewhere, every number, folder and command."""
+    runs = [run for group in groups for run in group.runs]
+    told = options.tables(runs)
+    names = options.differing(runs, told)  # between all of them: a group alone may have but one method
+    keys = dict.fromkeys(measure.key for group in groups for measure in group.measures)
+    places = [(group, i) for group in groups for i in range(len(group.runs))]
+    rows = []
+    for (group, i), run, own in zip(places, runs, told, strict=True):
+        row: dict[str, Any] = {"run": run.where, "time": run.time, "protocol": group.name, **group.conditions}
+        row |= {heading(name): own.get(name) for name in names}
+        row |= {key: group.numbers[i].get(key) for key in keys}
+        rows.append(row | {"command": run.result.get("command"), "overrides": " ".join(run.overrides)})
+    return csv_text(rows)

@@ -1,0 +1,167 @@
+"""Which of two runs is the better model: paired differences of the same windows of text, in NLL and in divergence from the
+dense model, and of the same lm-eval documents.
+
+Such an interval speaks of two pruned models and other text; a claim about two *methods* needs seeds: seeds.py.
+
+Runs of one protocol are compared, all with all, those of equal sparsity and seed first and the best perplexities first among
+those. Holm's adjustment is over the pairs of one sparsity and seed (or over all that differ in either), which is what a reader
+looks through at once. A bootstrap of R series knows no p below 1 / (R + 1), so R = 20 * (pairs adjusted together) is needed for any
+of them to be found; the work grows with the square of the pairs, and what is beyond BUDGET is not computed, which the page says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+
+from ..comparison import Interval, holm, paired_accuracy, paired_difference, verdict
+from .gather import Group
+from .measures import PERPLEXITY
+from .read import Row, Run, number
+
+BUDGET = 200_000_000  # windows drawn in all; some 5 s
+DOCUMENT_PAIRS = 1_000  # comparisons of accuracies; some 2 ms each
+REPEATS = 2_000
+LEVEL = 20  # 1 / (1 - confidence)
+# What is known of every window of the text: name -> its table and column. The smaller the better.
+SERIES = {"perplexity": ("windows", "nll_pruned"), "divergence": ("divergence", "kl")}
+DIFFERENT = "differing sparsities or seeds"
+
+# (document, its hash) -> right or wrong; (window, its tokens) -> nats per token
+Answers = dict[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`interval` is of b - a: nats per token, or a share of documents. `a` has the lower perplexity."""
+
+    a: int  # indices in the group
+    b: int
+    what: str  # one of SERIES, or the task and its metric
+    interval: Interval
+    adjusted: float  # p after Holm, over the pairs of `family`
+    family: str
+    size: int
+
+    def winner(self, alone: bool = False) -> str | None:
+        better: Literal["smaller", "larger"] = "smaller" if self.what in SERIES else "larger"
+        return verdict(self.interval, better, None if alone else self.adjusted)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    found: list[Pair]
+    possible: int  # pairs of runs that measured the same windows
+    compared: int
+
+
+def compare(group: Group) -> Pairs:
+    """The pairs of a group's latest runs."""
+    seeds = {i: seed for composition in group.compositions for seed, i in composition.seeds.items()}
+    order = sorted(
+        seeds, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i)
+    )
+    several = len(set(seeds.values())) > 1
+
+    def family(a: int, b: int) -> str:
+        asked = {round(value, 4) for i in (a, b) if (value := group.numbers[i].get("sparsity.asked")) is not None}
+        if len(asked) != 1 or seeds[a] != seeds[b]:
+            return DIFFERENT
+        return f"sparsity {100 * asked.pop():g} %" + (f", seed {seeds[a]}" if several else "")
+
+    families = {pair: family(*pair) for pair in combinations(order, 2)}
+    rank = {i: place for place, i in enumerate(order)}  # of a pair the first comes first
+    both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, rank[pair[1]], rank[pair[0]]))
+
+    series = {what: {i: _series(group.runs[i], *where) for i in order} for what, where in SERIES.items()}
+    able = [(a, b) for a, b in both if any(_alike(known[a], known[b]) for known in series.values())]
+    longest = max((sum(len(known[i]) for known in series.values()) for i in order), default=0)
+    chosen = able[: affordable([families[pair] for pair in able], longest)]
+    sizes = Counter(families[pair] for pair in chosen)
+    found = [
+        Pair(a, b, what, _windows(known[a], known[b], repeats(sizes[families[a, b]])), 1.0, families[a, b], 0)
+        for what, known in series.items()
+        for a, b in chosen
+        if _alike(known[a], known[b])
+    ]
+    answers = {i: _answers(group.runs[i].tables["documents"]) for i in order}
+    accuracies: list[Pair] = []
+    for a, b in both:
+        for task in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
+            if _alike(one := answers[a][task], other := answers[b][task]):
+                accuracies.append(Pair(a, b, task, _documents(one, other), 1.0, families[a, b], 0))
+    return Pairs(_adjusted([*found, *accuracies]), len(able), len(chosen))
+
+
+def repeats(size: int) -> int:
+    """The bootstrap series for each pair of a family of so many."""
+    return max(REPEATS, LEVEL * size)
+
+
+def affordable(families: Sequence[str], windows: int) -> int:
+    """How many pairs, from the first, the budget allows. `families`: the pairs'; `windows`: of a run, in all its series."""
+    sizes, work = Counter[str](), 0
+    for count, family in enumerate(families):
+        before, sizes[family] = sizes[family], sizes[family] + 1
+        work += windows * (sizes[family] * repeats(sizes[family]) - before * repeats(before))
+        if work > BUDGET:
+            return count
+    return len(families)
+
+
+def _series(run: Run, table: str, column: str) -> Answers:
+    return {(row.get("window", ""), row.get("tokens", "")): float(row[column]) for row in run.tables[table]}
+
+
+def _alike(a: Answers, b: Answers) -> bool:
+    """Whether two models were asked the same, and often enough."""
+    return a.keys() == b.keys() and len(a) >= 2
+
+
+def _windows(a: Answers, b: Answers, repeats: int) -> Interval:
+    a_N, b_N = np.asarray([list(a.values()), [b[window] for window in a]], dtype=np.float64)
+    # drawn from the values themselves: the same two runs have the same interval in every report
+    digest = hashlib.sha256(a_N.tobytes() + b_N.tobytes()).digest()
+    return paired_difference(a_N, b_N, np.random.default_rng(list(digest)), repeats=repeats)
+
+
+def _documents(a: Answers, b: Answers) -> Interval:
+    return paired_accuracy([a[document] for document in a], [b[document] for document in a])
+
+
+def _answers(rows: Sequence[Row]) -> dict[str, Answers]:
+    """Of every task and metric that knows only right and wrong, the pruned model's answers."""
+    found: dict[str, Answers] = {}
+    for row in rows:
+        for column in row:
+            metric = column.removesuffix("_pruned")
+            value = number(row[column]) if metric != column else None
+            if value is not None:
+                task = f"{row.get('task', '')} {metric}".strip()
+                found.setdefault(task, {})[row.get("document", ""), row.get("doc_hash", "")] = value
+    return {task: answers for task, answers in found.items() if set(answers.values()) <= {0.0, 1.0}}
+
+
+def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
+    families: dict[tuple[str, str], list[int]] = {}
+    for place, pair in enumerate(pairs):
+        families.setdefault((pair.what, pair.family), []).append(place)
+    result = list(pairs)
+    for members in families.values():
+        for place, adjusted in zip(members, holm([pairs[i].interval.p for i in members]), strict=True):
+            result[place] = replace(pairs[place], adjusted=adjusted, size=len(members))
+    return result
+
+
+def tasks(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, float]]:
+    """Task and metric, a digest of its documents, their number and the share that the pruned model answers rightly."""
+    for task, answers in _answers(rows).items():
+        digest = hashlib.sha256(repr(sorted(answers)).encode()).hexdigest()[:12]
+        yield task, digest, len(answers), sum(answers.values()) / len(answers)

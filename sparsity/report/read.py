@@ -1,0 +1,169 @@
+"""Runs as they lie on disk. A run is finished if its folder has a result.json; a folder with an environment.json and none is not.
+
+What cannot be read is named, never skipped: a run whose result is damaged is left out with the reason, a run with another damaged
+file is read without that file. Files that an older version did not write are simply absent.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..core import UserError
+from ..record.store import ENVIRONMENT, RESULT
+
+Row = dict[str, str]
+TABLES = ("layers", "windows", "divergence", "documents", "generations")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. The mappings hold whatever the files say: read them with `at` and `number`."""
+
+    where: str  # its folder, from the place where the command was given
+    result: Mapping[str, Any]
+    config: Mapping[str, Any]  # resolved; empty if unknown
+    environment: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Row]]  # name -> rows; a table that the run did not write has none
+    time: str  # ISO 8601, of the start; of the result if that is not known
+
+    @property
+    def overrides(self) -> list[str]:
+        words = self.result.get("overrides")
+        return [str(word).lstrip("+") for word in words] if isinstance(words, list) else []
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A folder that is not (wholly) in the report, and why."""
+
+    where: str
+    what: str
+
+
+def at(content: Any, path: str) -> Any:
+    """`content["a"]["b"]` for "a.b"; None where there is no such thing."""
+    for key in path.split("."):
+        if not isinstance(content, Mapping) or key not in content:
+            return None
+        content = content[key]
+    return content
+
+
+def section(content: Any, path: str) -> Mapping[str, Any]:
+    """The mapping that stands there; an empty one where none does."""
+    found = at(content, path)
+    return found if isinstance(found, Mapping) else {}
+
+
+def number(value: Any) -> float | None:
+    """A finite number out of JSON or CSV; None for anything else."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def read(folders: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
+    """The finished runs in and below the folders, in the order in which they were started, and what could not be read.
+
+    Raises `UserError` for a folder that is not there.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: expected one that holds runs, such as outputs or outputs/<name>")
+        marked = {path.parent for name in (RESULT, ENVIRONMENT) for path in folder.rglob(name)}
+        found |= dict.fromkeys(path.resolve() for path in sorted(marked))
+    runs, problems = [], []
+    for folder in found:
+        run, wrong = read_run(folder)
+        runs += [run] if run else []
+        problems += wrong
+    return sorted(runs, key=lambda run: run.time), problems
+
+
+def read_run(folder: Path) -> tuple[Run | None, list[Problem]]:
+    """One folder's run; None if it is unfinished or its result is damaged, which the problems then say."""
+    where = _shown(folder)
+    if not (folder / RESULT).exists():
+        return None, [Problem(where, "unfinished: it has no result.json")]
+    problems: list[Problem] = []
+
+    def attempt(name: str, parse: Callable[[str], Any], empty: Any) -> Any:
+        try:
+            return parse((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return empty
+        except (OSError, ValueError, yaml.YAMLError, csv.Error, RecursionError) as error:
+            reason = " ".join(str(error).split())[:120]
+            problems.append(Problem(where, f"{name} is damaged and left out: {reason}"))
+            return empty
+
+    result = attempt(RESULT, _mapping, None)
+    if result is None:
+        return None, problems
+    environment = attempt(ENVIRONMENT, _mapping, {})
+    config = attempt("config.yaml", _yaml, {})
+    tables = {name: attempt(f"{name}.csv", PARSERS.get(name, _rows), []) for name in TABLES}
+    time = environment.get("time")
+    if not isinstance(time, str):
+        finished = datetime.fromtimestamp((folder / RESULT).stat().st_mtime, UTC)
+        time = finished.isoformat(timespec="seconds")
+    return Run(where, result, config, environment, tables, time), problems
+
+
+def _shown(folder: Path) -> str:
+    here = Path.cwd()
+    return (folder.relative_to(here) if folder.is_relative_to(here) else folder).as_posix()
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got {type(content).__name__}")
+    return content
+
+
+def _yaml(text: str) -> dict[str, Any]:
+    content = yaml.load(
+        text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    )  # ten times faster, where it was built
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a mapping, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _rows(text: str) -> list[Row]:
+    rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+    for i, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(f"row {i} has more or fewer cells than the heading")
+    return rows
+
+
+def _finite(*columns: str) -> Callable[[str], list[Row]]:
+    """Rows that all have a number in these columns."""
+
+    def parse(text: str) -> list[Row]:
+        rows = _rows(text)
+        for i, row in enumerate(rows, start=1):
+            if any(number(row.get(column)) is None for column in columns):
+                raise ValueError(f"row {i} has no finite {' and '.join(columns)}")
+        return rows
+
+    return parse
+
+
+PARSERS = {"windows": _finite("nll_dense", "nll_pruned"), "divergence": _finite("kl")}

@@ -1,0 +1,69 @@
+"""Claims about methods: the seeds, which draw the calibration text, are the units. Fewer than three say nothing of their spread."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from itertools import combinations
+
+from ..comparison import Interval, holm, over_seeds, seeds_difference, verdict
+from .gather import Composition, Group
+from .measures import PERPLEXITY
+
+AT_LEAST = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A composition's perplexities over its seeds. `interval` of the mean; None for fewer than three seeds."""
+
+    composition: Composition
+    values: dict[str, float]
+    sparsity: float | None  # asked
+    mean: float
+    deviation: float | None
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean perplexity of b - a over their common seeds; `adjusted` is p after Holm over all differences shown."""
+
+    a: int  # indices among the summaries
+    b: int
+    interval: Interval
+    adjusted: float
+
+    @property
+    def winner(self) -> str | None:
+        return verdict(self.interval, "smaller", self.adjusted)
+
+
+def summarise(group: Group) -> list[Summary]:
+    """The compositions whose perplexity is known, the best mean first."""
+    found = []
+    for composition in group.compositions:
+        values = {
+            seed: value
+            for seed, i in composition.seeds.items()
+            if (value := group.numbers[i].get(PERPLEXITY)) is not None
+        }
+        if values:
+            seen = list(values.values())
+            deviation = statistics.stdev(seen) if len(seen) > 1 else None
+            interval = over_seeds(seen) if len(seen) >= AT_LEAST else None
+            asked = group.numbers[next(iter(composition.seeds.values()))].get("sparsity.asked")
+            found.append(Summary(composition, values, asked, statistics.mean(seen), deviation, interval))
+    return sorted(found, key=lambda summary: summary.mean)
+
+
+def differences(summaries: list[Summary]) -> list[Difference]:
+    """Every two compositions with three common seeds or more, those that ask for different sparsities left out."""
+    found = []
+    for (a, one), (b, other) in combinations(enumerate(summaries), 2):
+        common = [seed for seed in one.values if seed in other.values]
+        if len(common) >= AT_LEAST and one.sparsity == other.sparsity:
+            pairs = [one.values[seed] for seed in common], [other.values[seed] for seed in common]
+            found.append((a, b, seeds_difference(*pairs, paired=True)))
+    adjusted = holm([interval.p for _, _, interval in found])
+    return [Difference(a, b, interval, p) for (a, b, interval), p in zip(found, adjusted, strict=True)]

@@ -1,1 +1,0 @@
-"""The comparison of finished runs: python -m sparsity.runs.report outputs/<name>."""

@@ -1,0 +1,79 @@
+"""What a run is made of before anything is computed: its configuration, found sound, and where its files go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from ..cache import Cache
+from ..options.components import Parts
+from ..options.settings import Settings
+from ..processes import ALONE, Processes
+from ..record.folders import cache_dir
+from ..record.store import RunStore
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's files go, the folder under which finished runs are looked up, and what was asked for."""
+
+    folder: Path
+    finished: Path
+    choices: Mapping[str, str]  # group -> option
+    overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
+    sweep: Path | None = None  # the folder of the sweep that this is a point of
+    swept: Sequence[str] = ()  # the words that other points of the sweep do not share
+    kin: Callable[[], Iterable[DictConfig]] = tuple  # configurations that ask for all that the sweep's points ask for
+
+
+@dataclass(frozen=True)
+class Job:
+    settings: Settings
+    parts: Parts
+    device: torch.device
+    key: str
+    config: Mapping[str, Any]  # resolved, for the record
+    place: Place
+    processes: Processes = ALONE
+
+    @property
+    def store(self) -> RunStore:
+        return RunStore(self.place.folder)
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(cache_dir(), round(self.settings.cache.limit_gib * 2**30))
+
+
+STAGES = ("load", "allocate", "calibrate", "prune", "refine", "recover", "journal", "evaluate")
+
+
+@dataclass
+class Clock:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def move(self, origin: str, stage: str, seconds: float) -> None:
+        self.seconds[origin] -= seconds
+        self.seconds[stage] += seconds
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """What an earlier process spent on this run."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] += spent

@@ -1,0 +1,148 @@
+"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, the recipe, and
+`sparsity.json`, which says layer by layer how many zeros there are, counted again in the file. If asked, the packed form too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..cache import content_hash
+from ..core import Site, UserError
+from ..linalg import nonzeros
+from ..models import Decoder, Loaded
+from ..models.checkpoint import quiet
+from ..models.packed import FILE, save_packed
+from ..record.groups import PRUNING
+from ..record.store import RunStore
+
+FOLDER, PACKED = "model", "packed"
+MANIFEST = "sparsity.json"
+
+
+def size(loaded: Loaded) -> int:
+    """Bytes of the weights on disk, tied ones once."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
+
+
+def save(
+    store: RunStore,
+    loaded: Loaded,
+    decoder: Decoder,
+    sites: Sequence[Site],
+    result: Mapping[str, Any],
+    config: Mapping[str, Any],
+    packed: bool,
+) -> None:
+    """Model, generation config, tokenizer with its chat template, model card, manifest. All of it appears at once, or nothing.
+
+    Raises `UserError` where it cannot be written.
+    """
+    try:
+        with store.writing(FOLDER) as path, quiet():
+            (loaded.files.save if loaded.files else loaded.model.save_pretrained)(path)
+            loaded.tokenizer.save_pretrained(path)
+            (path / "README.md").write_text(model_card(loaded, result, config), encoding="utf-8")
+            found = manifest(decoder, sites, result, config, path)
+            (path / MANIFEST).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        if packed:
+            with store.writing(PACKED) as path:
+                shutil.copytree(store.folder / FOLDER, path, ignore=shutil.ignore_patterns("*.safetensors*"))
+                save_packed(_stored(store.folder / FOLDER), path / FILE)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the checkpoint cannot be written to {store.folder} ({error}): expected {size(loaded) / 2**30:.2f} GiB. Free some "
+            f"space; the same command then goes on here, if it kept a journal"
+        ) from error
+
+
+def manifest(
+    decoder: Decoder, sites: Sequence[Site], result: Mapping[str, Any], config: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
+    in_file = {name: tensor.numel() - nonzeros(tensor) for name, tensor in _stored(folder)}
+    layers = {}
+    for site, weight_OI in ((layer.site, layer.weight_OI) for layer in decoder.layers(sites)):
+        # the file may name a weight otherwise than the model does; such a layer says that it was not counted there
+        zeros, counted = weight_OI.numel() - nonzeros(weight_OI), in_file.get(f"{site.name}.weight")
+        if counted not in (zeros, None):
+            raise RuntimeError(
+                f"{site.name} has {zeros} zeros in the model and {counted} in {folder}: it was not saved as it is"
+            )
+        layers[site.name] = {
+            "rows": weight_OI.shape[0],
+            "columns": weight_OI.shape[1],
+            "zeros": zeros,
+            "sparsity": zeros / weight_OI.numel(),
+            "counted_in_file": counted is not None,
+        }
+    return {
+        "schema": 1,
+        "base_model": result["model"],
+        "run_key": result["run_key"],
+        "config_sha256": content_hash(config),
+        **result["composition"],
+        "mask_sha256": result["mask_sha256"],
+        "sparsity": result["sparsity"],
+        "layers": layers,
+    }
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a saved checkpoint, one at a time."""
+    for shard in sorted(folder.glob("*.safetensors")):
+        with safe_open(shard, framework="pt") as file:
+            names = [*file.keys()]
+        for name in names:  # opened for each: what was read of a mapped file stays resident until it is closed
+            with safe_open(shard, framework="pt") as file:
+                yield name, file.get_tensor(name)
+
+
+def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What was done to which model, and what it cost: enough to do it again."""
+    sparsity, perplexity = result["sparsity"], result["perplexity"]
+    measured = "not measured"
+    if perplexity["dense"] is not None:
+        protocol = result["evaluation"]["perplexity"]
+        measured = (
+            f"{perplexity['pruned']:.2f} (dense: {perplexity['dense']:.2f}), {protocol['windows']} windows of "
+            f"{protocol['seqlen']} tokens of {result['dataset'].get('name', 'the evaluation text')}"
+        )
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["pruned", "sparse", "sparsity-lab"],
+    }
+    recipe = {key: config[key] for key in (*PRUNING, "calibration", "scope", "dtype")}
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False).strip()}
+---
+# {loaded.name}, {sparsity["found"]:.1%} of the pruned layers' weights zero
+
+Pruned after training, layer by layer. The weights are stored dense, with exact zeros: the file is as large as the dense model's,
+and it does not run faster by itself.
+
+| | |
+|---|---|
+| base model | {loaded.name} ({", ".join(f"{k}: {v}" for k, v in loaded.origin.items())}) |
+| sparsity asked / found | {sparsity["asked"]:.4f} / {sparsity["found"]:.4f} |
+| pruned | {sparsity["weights"]:,} weights in {sparsity["layers"]} layers |
+| perplexity | {measured} |
+| mask sha256 | `{result["mask_sha256"]}` |
+| run key | `{result["run_key"]}` |
+
+```
+{result["command"]}
+```
+
+```yaml
+{yaml.safe_dump(recipe, sort_keys=False).strip()}
+```
+"""
