@@ -22,11 +22,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from problems import problem
 
 from sparsity.core import UserError
 from sparsity.options.components import check_targets, components
-from sparsity.patterns import NofM
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -270,70 +268,6 @@ RULES: list[Rule] = [links, files, commands, options, figures, each_figure_once,
 @pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in PAGES])
 def test_a_page_keeps(page: str, rule: Rule) -> None:
     assert [*rule(page, (ROOT / page).read_text())] == []
-
-
-# --- every option is described ----------------------------------------------------------------------------------------
-
-DESCRIBED = {
-    **dict.fromkeys(("method", "tfidf", "pattern", "allocation", "refine", "recover"), "docs/methods.md"),
-    "corrector": "docs/correctors.md",
-}
-
-
-def paragraph(page: str, group: str, option: str) -> str:
-    """What a page says under the heading of an option: `## group` with `### option` inside, or `## option` alone."""
-    inside = re.split(rf"^## `{group}`.*\n", page, flags=re.MULTILINE)[-1]
-    found = re.search(rf"^##+ `{re.escape(option)}`.*\n((?:(?!#).*\n)*)", inside, re.MULTILINE)
-    return found[1] if found else ""
-
-
-@pytest.mark.parametrize("group", DESCRIBED)
-def test_every_option_has_a_paragraph_with_its_papers(group: str) -> None:
-    page = (ROOT / DESCRIBED[group]).read_text()
-    for option in OPTIONS[group]:
-        told = paragraph(page, group, option)
-        assert len(told.split()) >= 8, f"{group}={option} has no paragraph in {DESCRIBED[group]}"
-        papers = re.findall(r"arXiv \d+\.\d+", (CONF / group / f"{option}.yaml").read_text())
-        assert not (missing := {*papers} - {*re.findall(r"arXiv \d+\.\d+", told)}), f"{group}={option}: {missing}"
-
-
-def test_a_missing_paragraph_is_found() -> None:
-    page = "## `method`: which\n\n### `wanda`\n\nIt scores. arXiv 1.\n\n### `ria`\n\n## `tfidf`: how\n\n### `doc`\n\nA document.\n"
-    assert paragraph(page, "method", "wanda").split() == ["It", "scores.", "arXiv", "1."]
-    assert paragraph(page, "method", "ria").split() == []
-    assert paragraph(page, "method", "swaps") == ""
-    assert paragraph(page, "tfidf", "doc").split() == ["A", "document."]
-
-
-def test_every_option_and_value_is_in_the_tables() -> None:
-    page = (ROOT / "docs/options.md").read_text()
-    for group, names in GROUPS.items():
-        section = re.search(rf"^## [^\n]*`{group}`.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-        assert section, f"docs/options.md has no section on {group}"
-        rows = "".join(line for line in section[0].splitlines() if line.startswith("|"))
-        assert not (missing := [name for name in names if f"`{name}`" not in rows]), f"{group}: {missing}"
-    values = {key for key in keys() if "." not in key} - {*GROUPS}
-    assert not (missing := [name for name in values if f"`{name}`" not in page]), missing
-
-
-# --- what the pages show works as it is printed -----------------------------------------------------------------------
-
-
-def test_the_method_of_ones_own() -> None:
-    [own] = blocks(README.read_text(), "python")
-    [option] = blocks(README.read_text(), "yaml")
-    names: dict[str, Any] = {"__name__": __name__}
-    exec(own, names)
-    arguments = {key: value for key, value in yaml.safe_load(option).items() if key != "_target_"}
-    p = problem()
-    pruned = names["SoftWanda"](**arguments).prune(p.layer, NofM(2, 4), p.stats())
-    assert (pruned.keep_OI.view(-1, 4).sum(1) == 2).all()
-
-
-def test_the_notebook(capsys: pytest.CaptureFixture[str]) -> None:
-    [notebook] = blocks((ROOT / "docs/extending.md").read_text(), "python")
-    exec(notebook, {})
-    assert capsys.readouterr().out.split()[1::2] == ["0.5"] * 14
 
 
 # --- the rules can fail -----------------------------------------------------------------------------------------------
