@@ -30,6 +30,8 @@ from ..record import console
 from ..record.environment import environment, peak_memory, resident
 from ..record.folders import stamps
 from ..record.groups import PRUNING, SHARED
+from ..record.result import Result, evaluated
+from ..record.result import read as read_result
 from ..record.store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from ..stages import drawing as sequences
 from ..stages import saving as checkpoint
@@ -48,7 +50,6 @@ from ..tracking.told import run_id, run_name, summary, tables
 from . import together
 from .preview import preview
 
-SCHEMA = 1
 CALL = "prune"  # what the first process says to the others when there is something to do
 BEFORE = resident()  # what the program holds without a model
 
@@ -76,13 +77,14 @@ def run(
     if done is not None:
         processes.words("")
         console.say("finished earlier, not repeated (rerun=true repeats it)")
-        result = RunStore(done).result or {}
+        result = read_result(done)
     else:
         with _claimed(job) as job, Watch(job.parts.tracker) as watch, _scratch(job) as scratch:
             processes.words(CALL)
             result, done = _run(job, watch, held, scratch), job.place.folder
+    assert result is not None
     console.table(result, done)
-    return result, done
+    return result.to_json(), done
 
 
 def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
@@ -153,7 +155,7 @@ def _assist(job: Job) -> None:
     assist(job, dense, the_plan, drawn)
 
 
-def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dict[str, Any]:
+def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> Result:
     """`scratch`: where the blocks that have changed are kept, if they do not stay in memory."""
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     settings, parts, store, clock = job.settings, job.parts, job.store, Clock()
@@ -202,8 +204,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         store.csv(f"{found.table}.csv", found.rows)
 
     summaries = {name: dict(found.summary) for name, found in measured.items()}
-    result = {
-        "schema": SCHEMA,
+    sections = {
         "run_key": job.key,
         "name": settings.name,
         "command": where["command"],
@@ -221,7 +222,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         "sparsity": _recount(decoder, sites, rows),
         "layers": {"pruned": len(rows), "all": len({*decoder.sites, *sites}), **_layer_means(rows)},
         "blocks": {"refined": len(refined), **_means(refined, refined[0] if refined else ())},
-        "recovery": recovery,
+        "recovery": dict(recovery.facts),
         "seconds": clock.seconds,
         "resumed": resumed,
         "peak_memory_bytes": peak_memory(),
@@ -230,10 +231,16 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
         "mask_sha256": keep_sha256,
     }
+    found_tables = {"layers": rows, "blocks": refined, "recovery": recovery.rows}
+    told_tables = {name: of for name, of in found_tables.items() if of} | {
+        one.table: one.rows for one in measured.values()
+    }
+    result = Result.of(sections, evaluated(measured), told_tables)
     if settings.save:
         checkpoint.save(store, loaded, decoder, sites, result, job.config, job.settings.packed)
-        result["peak_memory_bytes"] = peak_memory()  # with what that took
-    store.json(RESULT, result)
+        sections["peak_memory_bytes"] = peak_memory()  # with what that took
+        result = Result.of(sections, evaluated(measured), told_tables)
+    store.json(RESULT, result.to_json())
     drop(store.folder)
     watch.finish(lambda: _outcome(job, result))
     return result
@@ -253,10 +260,10 @@ def _about(job: Job) -> About:
     )
 
 
-def _outcome(job: Job, result: Mapping[str, Any]) -> Outcome:
+def _outcome(job: Job, result: Result) -> Outcome:
     """What a tracker is told of a run that finished."""
     model = job.place.folder / checkpoint.FOLDER
-    return Outcome(summary(result), tables(job.place.folder), model if job.settings.save else None)
+    return Outcome(summary(result), tables(result.tables), model if job.settings.save else None)
 
 
 def _dense(job: Job, held: Held | None) -> Dense:

@@ -4,13 +4,11 @@ its recovery again: its blocks are done, and equal blocks recover equally.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from ..engine import Plan
 from ..models import Decoder
-from ..recover import Taught
+from ..recover import Recovered, Taught
 from .job import Job
 
 
@@ -23,15 +21,15 @@ def taught(job: Job, dense: Decoder, plan: Plan, ids_BT: Tensor | None) -> Taugh
         return recovery.teach(dense, _batches(job, ids_BT), plan.head is not None)
 
 
-def recover(job: Job, pruned: Decoder, plan: Plan, ids_BT: Tensor | None, known: Taught | None) -> Mapping[str, float]:
-    """What the recovery says of it. Writes recovery.csv."""
+def recover(job: Job, pruned: Decoder, plan: Plan, ids_BT: Tensor | None, known: Taught | None) -> Recovered:
+    """What the recovery says of it, and the rows of recovery.csv, which is written here."""
     if known is None or ids_BT is None:
-        return {}
+        return Recovered({}, [])
     sites = [site for site in plan.needs if plan.method.asked(site, plan.patterns[site])]
     with pruned.on(job.device):
         found = job.parts.recover.recover(pruned, sites, _batches(job, ids_BT), known)
     job.store.csv("recovery.csv", found.rows)
-    return found.facts
+    return found
 
 
 def _batches(job: Job, ids_BT: Tensor) -> list[Tensor]:

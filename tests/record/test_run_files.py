@@ -29,7 +29,7 @@ def test_the_folder_holds_the_runs_files_and_nothing_else(saved):
 
 def test_result_is_complete(saved):
     result = saved.result
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     assert len(result["run_key"]) == 16
     assert len(result["mask_sha256"]) == 64
     assert set(result["perplexity"]) == {"dense", "pruned"}
