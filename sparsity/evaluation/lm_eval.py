@@ -28,11 +28,8 @@ from .packing import pack, unpack
 from .task_files import TaskFile, read_tasks
 
 SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "f1", "em")  # metrics that are fractions
-BETTER: Mapping[bool | None, Better | None] = {
-    True: "larger",
-    False: "smaller",
-    None: None,
-}  # by lm-eval's higher_is_better
+# By lm-eval's higher_is_better.
+BETTER: Mapping[bool | None, Better | None] = {True: "larger", False: "smaller", None: None}
 
 
 @dataclass(frozen=True)
