@@ -77,7 +77,7 @@ def table(result: Result, folder: Path) -> None:
     say("\n" + " · ".join([str(result.model.name), *named(result.choices, *PRUNING)]))
     lines(_cells(result))
     perplexity, sparsity, layers = result.evaluation.get("perplexity"), result.sparsity, result.layers
-    if result.perplexity.dense is not None and perplexity:
+    if result.perplexity.dense is not None and perplexity and "windows" in perplexity:
         text = result.choices.get("dataset", "the evaluation text")
         say(f"dense, pruned: perplexity, {perplexity['windows']} windows of {perplexity['seqlen']} tokens of {text}")
     evaluations(result.measures)

@@ -48,13 +48,15 @@ KNOWN = (
     Known("layers.error_before_mean", "", "smaller", 4, "layer error before correction", True),
     Known("layers.relative_error_mean", "", "smaller", 4, "layer error"),
     Known("layers.held_out_error_mean", "", "smaller", 4, "held-out layer error"),
-    Known("layers.*seconds_mean", "s", "smaller", 4, folded=True),
+    Known("layers.corrector_seconds_mean", "s", "smaller", 4, folded=True),
     Known("layers.*", folded=True),
     Known("blocks.seconds_mean", "s", "smaller", 1, "seconds of a block's tuning", True),
-    Known("blocks.*epoch*_mean", digits=1, folded=True),
-    Known("blocks.*_mean", "", "smaller", folded=True),  # errors, before and after
-    Known("recovery.*epoch*", digits=0, folded=True),
-    Known("recovery.*", "nats", "smaller", folded=True),  # divergences, before and after
+    *(Known(f"blocks.{name}_mean", "", "smaller", folded=True)  # relative errors
+      for name in ("error_before", "error", "held_out_before", "held_out")),
+    Known("blocks.*", digits=1, folded=True),
+    *(Known(f"recovery.{name}", "nats", "smaller", folded=True)  # divergences from the dense model
+      for name in ("kl_before", "kl", "held_out_before", "held_out")),
+    Known("recovery.*", folded=True),
     Known("seconds.*", "s", "smaller", 1, folded=True),
     Known("peak_memory_bytes", "bytes", "smaller", 2, "peak memory"),
     Known("peak_device_memory_bytes", "bytes", "smaller", 2, "peak device memory"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
-from ..measures import Measure
+from ..measures import Better, Measure
 from . import options, protocol
 from .measures import measured, measures, stages
 from .options import Options
@@ -42,6 +42,10 @@ class Group:
     measures: list[Measure]
     stages: list[str]  # in their order
     compositions: list[Composition]
+
+    def better(self, name: str) -> Better | None:
+        """The direction of the measure whose name ends in `name`; None where no run of the group declares one."""
+        return next((measure.better for measure in self.measures if measure.name.endswith(name)), None)
 
 
 def gather(runs: Sequence[Run]) -> list[Group]:

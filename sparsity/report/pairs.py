@@ -59,7 +59,7 @@ class Series:
     measure: str  # the end of its name
 
     def kind(self, group: Group) -> Kind:
-        return Kind(self.what, self.heading, "windows", self.unit, _better(group, self.measure))
+        return Kind(self.what, self.heading, "windows", self.unit, group.better(self.measure))
 
 
 SERIES = (
@@ -131,15 +131,10 @@ def compare(group: Group) -> Pairs:
     for a, b in both:
         for task, metric in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
             if _alike(one := answers[a][task, metric], other := answers[b][task, metric]):
-                named, better = f"{task} {metric}", _better(group, f".pruned.{task}.{metric}")
+                named, better = f"{task} {metric}", group.better(f".pruned.{task}.{metric}")
                 kind = Kind(named, named, "documents", "fraction", better)
                 accuracies.append(Pair(a, b, kind, _documents(one, other), 1.0, families[a, b], 0))
     return Pairs(_adjusted([*found, *accuracies]), len(able), len(chosen))
-
-
-def _better(group: Group, name: str) -> Better | None:
-    """The direction of the measure whose name ends so; None where no run of the group declares one."""
-    return next((measure.better for measure in group.measures if measure.name.endswith(name)), None)
 
 
 def repeats(size: int) -> int:

@@ -26,7 +26,7 @@ TYPED = "typed.json"
 ASKING = ("method", "corrector", "tfidf", "layer_error")  # options that say what must be known of a layer
 MOST = 48  # compositions, a tenth of a second each: what a walk over a small model takes
 TABLE = "sweep.csv"
-# Of result.json: what was found. Its settings stand in the columns of the options.
+# Sections of result.json whose numbers are columns, besides all measures. Its settings stand in the columns of the options.
 FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
 
 
@@ -87,8 +87,9 @@ def _row(sweep: Path, point: Point) -> dict[str, Any]:
     row |= dict(word.lstrip("+").partition("=")[::2] for word in point.words)
     if point.folder is not None:
         result = read_result(Path(point.folder))
-        row |= result.numbers(*FOUND) if result else {}
-        row["mask_sha256"] = result and result.keep_sha256
+        if result:
+            row |= result.numbers(*FOUND) | {measure.name: measure.value for measure in result.measures}
+            row["mask_sha256"] = result.keep_sha256
         row["folder"] = point.folder
     return row
 
