@@ -7,11 +7,11 @@ A number of the wrong type counts as unknown: a result is read as far as it goes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..errors import UserError
 from ..measures import Measure
@@ -22,8 +22,6 @@ from .store import RESULT, read_result
 
 if TYPE_CHECKING:  # a report reads results, and loads no torch
     from ..core import Measured
-
-Rows = Sequence[Mapping[str, Any]]
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -170,14 +168,9 @@ class Result(Part):
     peak_device_memory_bytes: Number = None
     keep_sha256: Text = Field(None, alias="mask_sha256")  # of all masks
     measures: Annotated[tuple[Measure, ...], BeforeValidator(_measures)] = ()
-    tables: SkipValidation[Mapping[str, Rows]] = Field(
-        {}, exclude=True
-    )  # of a run that ends now: rows by the name of their file
 
     @classmethod
-    def of(
-        cls, sections: Mapping[str, Any], declared: Iterable[Measure] = (), tables: Mapping[str, Rows] | None = None
-    ) -> Result:
+    def of(cls, sections: Mapping[str, Any], declared: Iterable[Measure] = ()) -> Result:
         """The result of a run whose stages found `sections`, the top-level keys of result.json.
 
         `declared`: the measures of who measured. The numbers that nobody declared are looked up in `known`.
@@ -185,8 +178,7 @@ class Result(Part):
         """
         measures = {measure.name: measure for measure in stated({**sections, "evaluation": None})}
         measures |= {measure.name: measure for measure in declared}
-        more = {"schema": SCHEMA, "measures": [*measures.values()], "tables": tables or {}}
-        result = cls.model_validate({**sections, **more})
+        result = cls.model_validate({**sections, "schema": SCHEMA, "measures": [*measures.values()]})
         content = result.to_json()
         for name, section in sections.items():
             if content.get(name) != section:
@@ -201,7 +193,7 @@ class Result(Part):
 
         Raises `UserError` for a newer schema and for measures that are none.
         """
-        content = {name: value for name, value in upgraded(content, where).items() if name != "tables"}
+        content = upgraded(content, where)
         try:
             return cls.model_validate(content)
         except ValueError as error:

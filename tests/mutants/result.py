@@ -96,4 +96,18 @@ RESULTS = (
         "text.splitlines(keepends=True)",
         "tests/report/test_report_read.py",
     ),
+    Mutant(
+        "a resumed evaluation forgets what it declared",
+        "sparsity/stages/evaluating.py",
+        "for measure in about",
+        "for measure in () and about",
+        TYPED,
+    ),
+    Mutant(
+        "a stage's declared measures are dropped",
+        "sparsity/runs/pipeline.py",
+        "work.measures += found.measures",
+        "work.measures += ()",
+        TYPED,
+    ),
 )

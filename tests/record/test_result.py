@@ -12,10 +12,12 @@ from commands import MEASURED, SMALL, UNMEASURED, command, run
 from reports import finished, gathered
 
 from sparsity.core import Measured, UserError
+from sparsity.evaluation import Divergence
 from sparsity.measures import Measure, both, said
 from sparsity.record.result import Result, evaluated, read
 from sparsity.report.build import build
 from sparsity.report.read import read as read_runs
+from sparsity.stages.recording import Recorder
 
 SECTIONS = {
     "run_key": "k",
@@ -155,6 +157,29 @@ def test_all_evaluators_declare_what_they_measure():
     assert told["evaluation.cost.dense.tokens_per_second"] == ("tokens/s", "larger")
     assert told["evaluation.cost.pruned.parameters"] == ("", None)
     assert "evaluation.cost.seqlen" not in told
+
+
+@pytest.mark.usefixtures("work")
+def test_an_evaluation_that_was_finished_before_an_interruption_keeps_its_measures(monkeypatch):
+    words = (*MEASURED, "evaluation=[perplexity,divergence]", "method=wanda")
+    whole = run(*words, into="whole").result
+    finish = Recorder.finish
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "finish", interrupted)
+    assert command(*SMALL, *words, "rerun=true", "hydra.run.dir=run").status == 130
+    monkeypatch.setattr(Recorder, "finish", finish)
+    monkeypatch.setattr(Divergence, "compare", interrupted)  # it is not asked again
+    Path("whole/result.json").unlink()
+    again = run(*words).result
+
+    def declared(result: dict) -> list[dict]:
+        return [one for one in result["measures"] if one["name"].startswith(("perplexity", "evaluation"))]
+
+    assert declared(again) == declared(whole)
+    assert len(declared(again)) == 4
 
 
 # --- older and newer folders ------------------------------------------------------------------------------------------

@@ -36,13 +36,16 @@ def test_result_is_complete(saved):
     assert {"asked", "found"} <= set(result["sparsity"])
     assert set(result["seconds"]) == {
         "load",
+        "draw",
         "allocate",
         "calibrate",
         "prune",
         "refine",
         "recover",
+        "count",
         "journal",
         "evaluate",
+        "save",
     }
     numbers = [*result["perplexity"].values(), *result["sparsity"].values(), *result["seconds"].values()]
     assert all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers)

@@ -11,8 +11,8 @@ from commands import MEASURED, SMALL, UNMEASURED, command, run
 from composing import assembled, key
 from trackers import FAULTY, SPY, TOLD, Told
 
+from sparsity.evaluation import Perplexity
 from sparsity.record.store import RunStore
-from sparsity.runs import pipeline
 from sparsity.tracking import NoTracker, Trackio, WeightsAndBiases, told
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -201,7 +201,7 @@ def test_a_run_that_fails_ends_as_failed(monkeypatch, error):
     def broken(*_):
         raise error
 
-    monkeypatch.setattr(pipeline, "compare", broken)
+    monkeypatch.setattr(Perplexity, "compare", broken)
     watchers = (*FAULTY, "+tracker.faulty.at=fail", *SPY[1:])  # one of them cannot even say so
     words = (*SMALL, *MEASURED, "hydra.run.dir=run", *watchers)
     if isinstance(error, KeyboardInterrupt):
