@@ -21,14 +21,26 @@ from held_out import HELD_OUT
 from mutant import Mutant
 from processes import PROCESSES
 from result import RESULTS
+from resuming import RESUMING
 from shortcuts import SHORTCUTS
 from streaming import STREAMING
 from successors import SUCCESSORS
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
+COPIED = (
+    "sparsity",
+    "conf",
+    "tests",
+    "experiments",
+    "docs",
+    "run.py",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "CHANGELOG.md",
+)
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESULTS)
+MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING, *RESULTS)
 
 
 def copied(into: Path) -> Path:
