@@ -21,6 +21,8 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast,
 import torch
 from torch import Tensor
 
+from .errors import UserError as UserError
+from .measures import Measure
 from .notes import NO_NOTES, Notes
 from .processes import ALONE, Processes
 
@@ -31,10 +33,6 @@ Ts = TypeVarTuple("Ts")
 Scope = Literal["row", "layer"]
 Role = Literal["attention", "mlp", "head"]
 Side = Literal["input", "output"]
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: the message says what was got, what was expected, and what to do."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -313,11 +311,16 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluator found: a `summary` for result.json, and one row per window or document for `<table>.csv`."""
+    """What an evaluator found: a `summary` for result.json, one row per window or document for `<table>.csv`, and its measures.
+
+    A measure's name is its dotted path in the summary. Without measures the summary's numbers are shown as they are, and nobody
+    knows which way they are better.
+    """
 
     summary: Mapping[str, Any]
     table: str
     rows: list[dict[str, Any]]
+    measures: Sequence[Measure] = ()
 
 
 class Evaluator(Protocol):

@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from ..core import Measured, Model, UserError
 from ..linalg import nonzeros
+from ..measures import Better, Measure, both
 from ..models.packed import packed_bytes
 from ..notes import NO_NOTES, Notes
 
@@ -73,12 +74,28 @@ class Cost:
         summary |= {"seqlen": self.seqlen, "batch_size": self.batch_size}
         if self.semi_structured:
             summary["semi_structured"] = semi_structured(pruned.model, tokens, self.repeats)
-        return Measured(summary, "cost", rows)
+        return Measured(summary, "cost", rows, list(_measures(summary)))
 
     def _seconds(self, model: Model) -> list[float]:
         ids_N = torch.arange(self.batch_size * self.seqlen) % model.model.get_input_embeddings().num_embeddings
         ids_BT = ids_N.view(self.batch_size, self.seqlen)
         return timed(lambda: model.logits(ids_BT), model.device, self.repeats)
+
+
+def _measures(summary: Mapping[str, Any]) -> Iterator[Measure]:
+    told: tuple[tuple[str, str, Better | None, int], ...] = (
+        ("parameters", "", None, 0),
+        ("nonzero", "", "smaller", 0),
+        ("bytes", "bytes", "smaller", 2),
+        ("bytes_packed", "bytes", "smaller", 2),
+        ("tokens_per_second", "tokens/s", "larger", 1),
+    )
+    for name, unit, better, digits in told:
+        dense, pruned = (summary[which][name] for which in ("dense", "pruned"))
+        yield from both(name, dense, pruned, unit, better, digits=digits, folded=digits == 0)
+    for which in ("dense", "sparse") if "semi_structured" in summary else ():
+        seconds = summary["semi_structured"][f"seconds_{which}"]
+        yield Measure(f"semi_structured.seconds_{which}", seconds, "s", "smaller", f"2:4 layers, {which}", 4)
 
 
 def timed(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:

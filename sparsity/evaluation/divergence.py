@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..measures import Measure
 from ..notes import NO_NOTES, Notes, part_by_part
 from ..predictions import divergence
 from .windows import Windowed
@@ -53,7 +54,12 @@ class Divergence(Windowed):
         kl_W, agreement_W = torch.cat([*part_by_part(notes, windows, each)], dim=1) / (self.seqlen - 1)
         self.check_finite(kl_W, "the divergence", pruned, ids_N)
         columns = {"kl": kl_W, "agreement": agreement_W}
-        return self.measured("divergence", {name: value_W.mean().item() for name, value_W in columns.items()}, columns)
+        kl, agreement = kl_W.mean().item(), agreement_W.mean().item()
+        measures = [
+            Measure("kl", kl, "nats", "smaller", digits=4),
+            Measure("agreement", agreement, "fraction", "larger"),
+        ]
+        return self.measured("divergence", {"kl": kl, "agreement": agreement}, columns, measures)
 
 
 def _of_batch(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..measures import Measure
 from ..notes import NO_NOTES, Notes
 from .packing import pack, unpack
 
@@ -46,15 +47,12 @@ class Generation:
         dense, after = unpack(reference["written"]), self._written(pruned)
         rows = []
         for prompt, a, b in zip(self.prompts, dense, after, strict=True):
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
+            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
             texts = {which: pruned.tokenizer.decode(ids) for which, ids in (("dense", a), ("pruned", b))}
-            rows.append({"prompt": prompt, **texts, "common_tokens": common})
-        summary = {
-            "prompts": len(rows),
-            "max_new_tokens": self.max_new_tokens,
-            "common_tokens": sum(row["common_tokens"] for row in rows) / len(rows),
-        }
-        return Measured(summary, "generations", rows)
+            rows.append({"prompt": prompt, **texts, "common_tokens": shared})
+        common = sum(row["common_tokens"] for row in rows) / len(rows)
+        summary = {"prompts": len(rows), "max_new_tokens": self.max_new_tokens, "common_tokens": common}
+        return Measured(summary, "generations", rows, [Measure("common_tokens", common, "tokens", "larger", digits=1)])
 
     @torch.no_grad()
     def _written(self, model: Model) -> list[list[int]]:

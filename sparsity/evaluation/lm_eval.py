@@ -21,11 +21,16 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..measures import Better, Measure, both
 from ..notes import NO_NOTES, Notes
 from ..record.folders import stamps
 from . import harness
 from .packing import pack, unpack
 from .task_files import TaskFile, read_tasks
+
+SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "f1", "em")  # metrics that are fractions
+# By lm-eval's higher_is_better.
+BETTER: Mapping[bool | None, Better | None] = {True: "larger", False: "smaller", None: None}
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,8 @@ class LMEval:
             "max_length": self.max_length,
             "apply_chat_template": self.apply_chat_template,
         }
-        return Measured(summary, "documents", list(_pairs(dense["documents"], after["documents"])))
+        measures = list(_measures(dense["metrics"], after["metrics"], after["higher_is_better"]))
+        return Measured(summary, "documents", list(_pairs(dense["documents"], after["documents"])), measures)
 
     def _load(self) -> harness.Loaded:
         local = self._local()
@@ -147,6 +153,7 @@ class LMEval:
         content = {
             "lm_eval": version("lm_eval"),
             "metrics": metrics,
+            "higher_is_better": found["higher_is_better"],
             "tasks": {name: _described(name, found) for name in found["samples"]},
             "documents": _documents(samples),
         }
@@ -177,6 +184,27 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
         for key, metric, filtered in keys
         if not isinstance(values[key], str)
     }
+
+
+def _measures(
+    dense: Mapping[str, Mapping[str, float]],
+    pruned: Mapping[str, Mapping[str, float]],
+    higher_is_better: Mapping[str, Mapping[str, bool | None]],
+) -> Iterator[Measure]:
+    """Every metric of every task and group, of both models, with its standard error; its direction is the one that lm-eval says."""
+    for task, metrics in pruned.items():
+        for metric, value in metrics.items():
+            base, comma, filtered = metric.partition(",")
+            if base.endswith("_stderr"):
+                continue
+            error = f"{base}_stderr{comma}{filtered}"
+            errors = {
+                w: of[task][error] for w, of in (("dense", dense), ("pruned", pruned)) if error in of.get(task, {})
+            }
+            better = BETTER[higher_is_better.get(task, {}).get(base)]
+            unit, before = "fraction" if base in SHARES else "", dense.get(task, {}).get(metric)
+            told = f"{task} {metric}".replace("_", " ")
+            yield from both(f"{task}.{metric}", before, value, unit, better, told, 2 if unit else 4, errors=errors)
 
 
 def _described(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

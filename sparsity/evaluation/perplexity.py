@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core import Measured, Model
+from ..measures import Measure
 from ..notes import NO_NOTES, Notes, part_by_part
 from .windows import Windowed
 
@@ -42,7 +43,8 @@ class Perplexity(Windowed):
     ) -> Measured:
         dense_W, pruned_W = reference["nll"], self._nll(pruned, ids_N, "pruned", notes)
         summary = {"dense": perplexity(dense_W), "pruned": perplexity(pruned_W)}
-        return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W})
+        measures = [Measure(which, value, "", "smaller", f"ppl {which}") for which, value in summary.items()]
+        return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W}, measures)
 
     def _nll(self, model: Model, ids_N: Tensor, which: str, notes: Notes) -> Tensor:
         def each(batches: Sequence[Tensor]) -> Iterator[Tensor]:

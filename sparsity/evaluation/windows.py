@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..core import Measured, Model, UserError
 from ..datasets.tokens import windows
+from ..measures import Measure
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,19 @@ class Windowed:
         batches: tuple[Tensor, ...] = windows(ids_N, self.seqlen, self.windows).split(self.batch_size)
         return batches
 
-    def measured(self, table: str, summary: Mapping[str, float], columns: Mapping[str, Tensor]) -> Measured:
-        """A summary with the protocol, and a row for each window with its value (W,) of every column."""
+    def measured(
+        self,
+        table: str,
+        summary: Mapping[str, float],
+        columns: Mapping[str, Tensor],
+        measures: Sequence[Measure] = (),
+    ) -> Measured:
+        """A summary with the protocol, its measures, and a row for each window with its value (W,) of every column."""
         each = self.seqlen - 1
         values = zip(*(value_W.tolist() for value_W in columns.values()), strict=True)
         rows = [{"window": i, "tokens": each, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
         protocol = {"seqlen": self.seqlen, "windows": len(rows), "tokens": len(rows) * each}
-        return Measured({**summary, **protocol}, table, rows)
+        return Measured({**summary, **protocol}, table, rows, measures)
 
     def check_finite(self, value_W: Tensor, what: str, model: Model, ids_N: Tensor) -> None:
         """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""

@@ -1,4 +1,4 @@
-"""What a person sees: a bar over the blocks with the layer at work and the time left, then one table.
+"""What a person sees: a bar over the blocks with the layer at work and the time left, then the numbers of the finished run.
 
 Where the output is no terminal (a log file), the bar is a line every half minute instead.
 """
@@ -6,16 +6,20 @@ Where the output is no terminal (a log file), the bar is a line every half minut
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from ..measures import Measure
 from .groups import PRUNING, named
+from .result import Result
 
 if TYPE_CHECKING:  # a report shows tables too, and loads no model
     from ..core import Site
@@ -32,6 +36,7 @@ R = TypeVar("R", bound=OfALayer)
 
 console = Console(highlight=False, soft_wrap=True)
 LOG_EVERY = 30.0  # seconds
+GAP = 2  # between two columns
 
 
 def say(line: str) -> None:
@@ -67,49 +72,82 @@ def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iter
             yield report
 
 
-def table(result: Mapping[str, Any], folder: Path) -> None:
-    """A finished run in one table."""
-    sparsity, perplexity, layers = result["sparsity"], result["perplexity"], result["layers"]
-    say("\n" + " · ".join([result["model"]["name"], *named(result["choices"], *PRUNING)]))
-
-    cells = {"dense": "-", "pruned": "-", "rise": "-"}
-    if perplexity["dense"] is not None:
-        rise = perplexity["pruned"] / perplexity["dense"] - 1
-        cells = {"dense": f"{perplexity['dense']:.2f}", "pruned": f"{perplexity['pruned']:.2f}", "rise": f"{rise:+.1%}"}
-    cells |= {
-        "asked": f"{sparsity['asked']:.2%}",
-        "found": f"{sparsity['found']:.2%}",
-        "layer error": "-" if layers["relative_error_mean"] is None else f"{layers['relative_error_mean']:.3f}",
-        **({} if (unseen := layers.get("held_out_error_mean")) is None else {"held out": f"{unseen:.3f}"}),
-        "seconds": f"{sum(result['seconds'].values()):.1f}",
-        "peak memory": f"{result['peak_memory_bytes'] / 2**30:.2f} GiB",
-    }
-    view = Table(box=None, padding=(0, 2, 0, 0))
-    for name in cells:
-        view.add_column(name, no_wrap=True)
-    view.add_row(*cells.values())
-    console.print(view)
-
-    if perplexity["dense"] is not None:
-        windows, text = result["evaluation"]["perplexity"], result["choices"]["dataset"]
-        say(f"dense, pruned: perplexity, {windows['windows']} windows of {windows['seqlen']} tokens of {text}")
-    if "lm_eval" in result["evaluation"]:
-        _tasks(result["evaluation"]["lm_eval"])
-    say(f"asked, found: zeros in {sparsity['layers']} of {layers['all']} layers; recounted in the model")
-    say("seconds: " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in result["seconds"].items()))
+def table(result: Result, folder: Path) -> None:
+    """A finished run: its numbers in lines that fit the terminal, and below them every evaluation."""
+    say("\n" + " · ".join([str(result.model.name), *named(result.choices, *PRUNING)]))
+    lines(_cells(result))
+    perplexity, sparsity, layers = result.evaluation.get("perplexity"), result.sparsity, result.layers
+    if result.perplexity.dense is not None and perplexity and "windows" in perplexity:
+        text = result.choices.get("dataset", "the evaluation text")
+        say(f"dense, pruned: perplexity, {perplexity['windows']} windows of {perplexity['seqlen']} tokens of {text}")
+    evaluations(result.measures)
+    say(f"asked, found: zeros in {sparsity.layers} of {layers.all} layers; recounted in the model")
+    say("seconds: " + ", ".join(f"{stage} {seconds or 0:.1f}" for stage, seconds in result.seconds.items()))
     say(f"files: {folder}")
 
 
-def _tasks(found: Mapping[str, Any]) -> None:
-    """Every metric of every task, of both models, with its standard error where there is one."""
-    view = Table("task", "metric", "dense", "pruned", box=None, padding=(0, 2, 0, 0))
-    for task, metrics in found["pruned"].items():
-        for metric in (name for name in metrics if "_stderr" not in name):
-            base, _, filtered = metric.partition(",")  # "exact_match,strict-match"
-            error = f"{base}_stderr" + (f",{filtered}" if filtered else "")
-            cells = (
-                f"{values[metric]:.4g}" + (f" ± {values[error]:.2g}" if error in values else "")
-                for values in (found["dense"][task], metrics)
-            )
-            view.add_row(task, metric, *cells)
-    console.print(view)
+def _cells(result: Result) -> dict[str, str]:
+    """The first line of the table: name -> number."""
+    told = {measure.name: measure.told() for measure in result.all_measures}
+    error, unseen = result.layers.relative_error_mean, result.layers.held_out_error_mean
+    return {
+        "dense": told.get("perplexity.dense", "-"),
+        "pruned": told.get("perplexity.pruned", "-"),
+        "rise": told.get("rise", "-"),
+        "asked": told.get("sparsity.asked", "-"),
+        "found": told.get("sparsity.found", "-"),
+        "layer error": "-" if error is None else f"{error:.3f}",
+        **({} if unseen is None else {"held out": f"{unseen:.3f}"}),
+        "seconds": f"{result.total_seconds:.1f}",
+        "peak memory": told.get("peak_memory_bytes", "-"),
+    }
+
+
+def lines(cells: Mapping[str, str], into: Console = console) -> None:
+    """A row of cells under their names. Cells that do not fit the width stand in a row of their own below, never cut."""
+    rows: list[list[str]] = [[]]
+    width = 0
+    for name, value in cells.items():
+        needed = max(cell_len(name), cell_len(value)) + GAP
+        if rows[-1] and width + needed - GAP > into.width:
+            rows.append([])
+            width = 0
+        rows[-1].append(name)
+        width += needed
+    for names in rows:
+        view = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+        for name in names:
+            view.add_column(name, no_wrap=True, overflow="ignore")
+        view.add_row(*(cells[name] for name in names))
+        into.print(view)
+
+
+def evaluations(measures: Iterable[Measure], into: Console = console) -> None:
+    """What the evaluations found besides the perplexity: a line for each number, of both models where both have it."""
+    rows: dict[str, dict[str, Measure]] = {}  # "cost bytes" -> which model -> its number
+    for measure in measures:
+        section, _, rest = measure.name.partition(".")
+        if section == "evaluation":
+            evaluator, _, path = rest.partition(".")
+            which, _, short = path.partition(".")
+            which, short = (which, short) if which in ("dense", "pruned") and short else ("pruned", path)
+            rows.setdefault(f"{evaluator} {short.replace('.', ' ')}".strip(), {})[which] = measure
+    cells = [
+        (name, *(found[which].told() if which in found else "" for which in ("dense", "pruned")), _better(found))
+        for name, found in rows.items()
+    ]
+    head = ("evaluation", "dense", "pruned", "better")
+    widths = [max(cell_len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+    if cells and sum(widths) + GAP * (len(head) - 1) <= into.width:
+        view = Table(*head, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+        for row in cells:
+            view.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
+        into.print(view)
+        return
+    for name, dense, pruned, better in cells:
+        into.print(name + (f", {better} is better" if better else ""), markup=False)
+        into.print("  " + ", ".join(filter(None, [dense and f"dense {dense}", f"pruned {pruned}"])), markup=False)
+
+
+def _better(found: Mapping[str, Measure]) -> str:
+    return next((measure.better for measure in found.values() if measure.better), "")

@@ -11,10 +11,12 @@ import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
+
+if TYPE_CHECKING:  # imported where a device is asked: a report reads this room, and loads no torch
+    import torch
 
 PACKAGES = (
     "sparsity-lab",
@@ -31,6 +33,8 @@ PACKAGES = (
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    import torch
+
     started = [Path(sys.executable).name] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -53,6 +57,8 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
 
 def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What may change the last bits of a computation on one version of everything. `processes`: how many share it."""
+    import torch
+
     if device.type == "cpu":
         return {
             "device": "cpu",

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..core import UserError
+from ..errors import UserError
 from ..record.console import console, say
 from ..record.store import RunStore
 from . import seeds

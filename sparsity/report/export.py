@@ -10,29 +10,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..measures import said
 from ..record.store import csv_text
 from . import options
 from .gather import Composition, Group
-from .measures import KNOWN, PERPLEXITY, Measure
+from .measures import PERPLEXITY
 from .options import heading
 from .protocol import varying
 from .read import Problem, number
 
 CONSTANT_TOO = ("", "perplexity")  # columns that a table has even if they are the same in every row
 IN_MARKDOWN = {"layers.error_before_mean": "error before", "layers.relative_error_mean": "relative error"}
+CORRECTORS = ("layers.corrector_applied", "layers.corrector_clamped")  # facts of correctors that a table has
 # Of these the median is shown: one run that had to wait says nothing of the others.
 SECONDS = {"seconds.calibrate": "calibrate, s", "seconds.prune": "prune, s"}
-
-
-def shown(value: float | None, measure: Measure) -> str:
-    """A number as a person reads it."""
-    if value is None:
-        return ""
-    if measure.unit == "%":
-        return f"{value:+.{measure.digits}%}" if measure.key == "rise" else f"{value:.{measure.digits}%}"
-    if measure.unit == "bytes":
-        return f"{value / 2**30:.2f} GiB"
-    return f"{value:.{measure.digits}f}{' s' if measure.unit == 's' else ''}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -80,14 +71,12 @@ def _row(group: Group, composition: Composition) -> dict[str, str]:
     perplexities = _known(runs, PERPLEXITY)
     cells["perplexity"] = spread(perplexities) if perplexities else ""
     for measure in group.measures:
-        known = _known(runs, measure.key)
-        if measure.key in IN_MARKDOWN or measure.key.startswith(
-            ("layers.corrector_applied", "layers.corrector_clamped")
-        ):
-            name = IN_MARKDOWN.get(measure.key, measure.heading)
-            cells[name] = f"{statistics.mean(known):.4f}" if known else ""
-        elif measure not in KNOWN and not measure.fold:  # what other evaluations found
-            cells[measure.heading] = shown(statistics.mean(known), measure) if known else ""
+        known = _known(runs, measure.name)
+        name = IN_MARKDOWN.get(measure.name, measure.title)
+        if measure.name in IN_MARKDOWN or measure.name.startswith(CORRECTORS):
+            cells[name] = said(statistics.mean(known), measure.unit, 4) if known else ""
+        elif measure.name.startswith("evaluation.") and not measure.folded:
+            cells[name] = said(statistics.mean(known), measure.unit, measure.digits) if known else ""
     for key, name in SECONDS.items():
         known = _known(runs, key)
         cells[name] = f"{statistics.median(known):.0f}" if known else ""
@@ -112,8 +101,8 @@ def _usual(group: Group) -> str:
     return " ".join(f"{heading(name)}={value}" for name, value in group.usual.items())
 
 
-def _known(runs: Sequence[Mapping[str, float | None]], key: str) -> list[float]:
-    return [value for run in runs if (value := run.get(key)) is not None]
+def _known(runs: Sequence[Mapping[str, float]], key: str) -> list[float]:
+    return [run[key] for run in runs if key in run]
 
 
 def table_csv(groups: Sequence[Group]) -> str:
@@ -121,12 +110,12 @@ def table_csv(groups: Sequence[Group]) -> str:
     runs = [run for group in groups for run in group.runs]
     told = options.tables(runs)
     names = options.differing(runs, told)  # between all of them: a group alone may have but one method
-    keys = dict.fromkeys(measure.key for group in groups for measure in group.measures)
+    keys = dict.fromkeys(measure.name for group in groups for measure in group.measures)
     places = [(group, i) for group in groups for i in range(len(group.runs))]
     rows = []
     for (group, i), run, own in zip(places, runs, told, strict=True):
         row: dict[str, Any] = {"run": run.where, "time": run.time, "protocol": group.name, **group.conditions}
         row |= {heading(name): own.get(name) for name in names}
         row |= {key: group.numbers[i].get(key) for key in keys}
-        rows.append(row | {"command": run.result.get("command"), "overrides": " ".join(run.overrides)})
+        rows.append(row | {"command": run.result.command, "overrides": " ".join(run.overrides)})
     return csv_text(rows)

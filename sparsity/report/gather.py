@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from ..measures import Better, Measure
 from . import options, protocol
-from .measures import Measure, measured, measures
+from .measures import measured, measures, stages
 from .options import Options
 from .read import Run
 
@@ -37,9 +38,14 @@ class Group:
     names: list[str]  # of the options that differ
     usual: Options
     labels: list[str]
-    numbers: list[dict[str, float | None]]
+    numbers: list[dict[str, float]]
     measures: list[Measure]
+    stages: list[str]  # in their order
     compositions: list[Composition]
+
+    def better(self, name: str) -> Better | None:
+        """The direction of the measure whose name ends in `name`; None where no run of the group declares one."""
+        return next((measure.better for measure in self.measures if measure.name.endswith(name)), None)
 
 
 def gather(runs: Sequence[Run]) -> list[Group]:
@@ -57,7 +63,8 @@ def _group(name: str, conditions: dict[str, str], members: list[int], runs: list
     numbers = [measured(run) for run in runs]
     labels = _distinct([options.label(row, names, usual) for row in rows], runs)
     found = _compositions(rows, names, usual)
-    return Group(name, conditions, members, runs, rows, names, usual, labels, numbers, measures(numbers), found)
+    told = measures(runs), stages(runs)
+    return Group(name, conditions, members, runs, rows, names, usual, labels, numbers, *told, found)
 
 
 def _compositions(rows: Sequence[Options], names: Sequence[str], usual: Options) -> list[Composition]:

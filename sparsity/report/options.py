@@ -13,11 +13,11 @@ from pathlib import PurePath
 from typing import Any
 
 from ..record.groups import PRUNING, SHARED
-from .read import Run, at, section
+from .read import Run
 
 # Options without influence on a result, and those that protocol.py answers for.
 APART = {
-    "name", "plan", "rerun", "save", "packed", "allow", "tracker", "layer_error",
+    "name", "plan", "rerun", "save", "packed", "allow", "tracker", "layer_error", "journal", "cache", "objective",
     "model", "reference", "dtype", "device", "evaluation", "dataset.evaluation",
 }  # fmt: skip
 # What is typed as `sparsity` and `seed` is read as these; a pattern such as 2of4 reads no `sparsity`.
@@ -56,9 +56,9 @@ def options(run: Run) -> Options:
         if isinstance(owner, Mapping) and typed in flat:
             del flat[typed]
     for name in ("calibration", "evaluation"):  # a text is what it says, wherever it lies
-        digest = at(run.result, f"dataset.{name}_sha256")
+        digest = getattr(run.result.dataset, f"{name}_sha256")
         if f"dataset.{name}" in flat and digest:
-            flat[f"dataset.{name}"] = f"{PurePath(flat[f'dataset.{name}']).name} {str(digest)[:8]}"
+            flat[f"dataset.{name}"] = f"{PurePath(flat[f'dataset.{name}']).name} {digest[:8]}"
     chosen = choices(run)
     for group in SHARED:
         copies = [name for name in flat if f".{group}." in name]
@@ -68,8 +68,8 @@ def options(run: Run) -> Options:
         if run.config and not copies:
             flat = {name: value for name, value in flat.items() if not _within(name, group)}
             chosen.pop(group, None)
-    if run.result.get("reference"):  # a finished checkpoint, which is measured and may come from anywhere
-        chosen["checkpoint"] = str(at(run.result, "model.name"))
+    if run.result.reference:  # a finished checkpoint, which is measured and may come from anywhere
+        chosen["checkpoint"] = str(run.result.model.name)
     every = {**chosen, **{name: value for name, value in flat.items() if not name.endswith("._target_")}}
     return {name: value for name, value in every.items() if not any(_within(name, group) for group in APART)}
 
@@ -99,7 +99,7 @@ def given(run: Run) -> set[str]:
 
 def choices(run: Run) -> dict[str, str]:
     """Group -> option, as recorded and as typed: older runs did not record every group."""
-    found = {_place(str(group)): str(option) for group, option in section(run.result, "choices").items()}
+    found = {_place(group): option for group, option in run.result.choices.items()}
     for word in run.overrides:
         group, _, option = word.partition("=")
         if "." not in group and isinstance(run.config.get(group), Mapping):
@@ -133,7 +133,8 @@ def differing(runs: Sequence[Run], rows: Sequence[Options]) -> list[str]:
         if len(set(values)) == 1 or _repeated(name, kept, rows):
             continue
         settled = len(set(values) - {None}) == 1 or _follows(name, groups, rows)
-        if not settled or name in typed or heading(name) in typed or name in groups | GROUPS:
+        spoken = name in groups | GROUPS and name not in SHARED  # a shared group is there wherever a component reads it
+        if not settled or name in typed or heading(name) in typed or spoken:
             kept.append(name)
     return kept
 

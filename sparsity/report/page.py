@@ -21,10 +21,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..comparison import Interval
+from ..measures import Measure
+from ..record.known import COLUMNS
 from . import pairs, protocol, seeds
 from .gather import Group
 from .options import GROUPS, TYPED, choices, heading, is_seed, shortened
-from .read import Problem, Row, at, number, section
+from .read import Problem, Row, number
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "compare.js", "run.js", "main.js")
 UNSHOWN = {"block", "rows", "columns"}  # of layers.csv: where a layer stands and its shape
@@ -37,8 +39,8 @@ def page(groups: Sequence[Group], problems: Sequence[Problem], command: str) -> 
     script = (
         "(() => {\n'use strict';\n" + "\n".join(asset.joinpath(name).read_text("utf-8") for name in SCRIPTS) + "})();"
     )
-    runs, names = sum(len(group.runs) for group in groups), [run.result.get("name") for g in groups for run in g.runs]
-    title = ", ".join(dict.fromkeys(str(name) for name in names if name)) or "runs"
+    runs, names = sum(len(group.runs) for group in groups), [run.result.name for g in groups for run in g.runs]
+    title = ", ".join(dict.fromkeys(name for name in names if name)) or "runs"
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(
         asset.joinpath("page.html.j2").read_text("utf-8")
     )
@@ -101,11 +103,13 @@ def _group(group: Group) -> dict[str, Any]:
             for name, short in shortened(group.names).items()
         ],
         "same": list(same.items()),
-        "measures": [asdict(measure) for measure in group.measures],
+        "measures": [_measure(measure) for measure in group.measures],
+        "stages": group.stages,
         "repeats": sum(composition.repeats for composition in group.compositions),
         "pairs": {
             "possible": found.possible,
             "compared": found.compared,
+            "kinds": {pair.what: asdict(pair.kind) for pair in found.found},
             "rows": [
                 [
                     group.members[pair.a],
@@ -141,6 +145,17 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
+def _measure(measure: Measure) -> dict[str, Any]:
+    return {
+        "key": measure.name,
+        "heading": measure.title,
+        "unit": measure.unit,
+        "better": measure.better,
+        "digits": measure.digits,
+        "fold": measure.folded,
+    }
+
+
 def _rare(group: Group, name: str) -> bool:
     """Whether an option is worth no column: three runs of four do not have it, or have its usual value."""
     if name in GROUPS or name in TYPED or is_seed(name):
@@ -155,7 +170,7 @@ def _interval(interval: Interval) -> list[float | int | None]:
 
 def _run(group: Group, i: int, g: int) -> dict[str, Any]:
     run, result = group.runs[i], group.runs[i].result
-    shared = number(at(result, "leakage.shared"))
+    leakage = result.leakage if result.leakage and result.leakage.shared else None
     windows = run.tables["windows"]
     return {
         "group": g,
@@ -163,16 +178,17 @@ def _run(group: Group, i: int, g: int) -> dict[str, Any]:
         "where": run.where,
         "time": run.time,
         "options": {heading(name): value for name, value in group.options[i].items() if name in group.names},
-        "numbers": {key: _digits(value) for key, value in group.numbers[i].items() if value is not None},
-        "notes": ["text shared with the evaluation"] if shared else [],
-        "leakage": section(result, "leakage") if shared else None,
-        "reference": at(result, "reference.name") or result.get("reference"),
-        "command": str(result.get("command") or run.environment.get("command") or ""),
+        "numbers": {key: _digits(value) for key, value in group.numbers[i].items()},
+        "errors": {measure.name: _digits(measure.error, 4) for measure in result.measures if measure.error is not None},
+        "notes": ["text shared with the evaluation"] if leakage else [],
+        "leakage": leakage and leakage.content(),
+        "reference": result.reference and result.reference.name,
+        "command": str(result.command or run.environment.get("command") or ""),
         "point": f"python run.py {shlex.join(run.overrides)}" if run.overrides else "",
         "choices": {name: str(value) for name, value in choices(run).items()},
-        "composition": section(result, "composition"),
+        "composition": result.composition,
         "circumstances": protocol.circumstances(run),
-        "facts": {"run key": result.get("run_key"), "masks, sha256": result.get("mask_sha256"), "started": run.time},
+        "facts": {"run key": result.run_key, "masks, sha256": result.keep_sha256, "started": run.time},
         "config": yaml.dump(dict(run.config), sort_keys=False, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))
         if run.config
         else "",
@@ -201,7 +217,7 @@ def layers(rows: Sequence[Row]) -> dict[str, Any] | None:
         values = [number(row.get(column)) for row in rows]
         if any(value is not None for value in values):
             found[column] = [None if i is None or (value := values[i]) is None else _digits(value, 4) for i in order]
-    return {"blocks": blocks, "names": names, "values": found}
+    return {"blocks": blocks, "names": names, "values": found, "units": COLUMNS}
 
 
 def _within_block(row: Mapping[str, str]) -> str:

@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 
 from ..comparison import Interval, holm, paired_accuracy, paired_difference, verdict
+from ..measures import Better
 from .gather import Group
 from .measures import PERPLEXITY
 from .read import Row, Run, number
@@ -30,8 +30,6 @@ BUDGET = 200_000_000  # windows drawn in all; some 5 s
 DOCUMENT_PAIRS = 1_000  # comparisons of accuracies; some 2 ms each
 REPEATS = 2_000
 LEVEL = 20  # 1 / (1 - confidence)
-# What is known of every window of the text: name -> its table and column. The smaller the better.
-SERIES = {"perplexity": ("windows", "nll_pruned"), "divergence": ("divergence", "kl")}
 DIFFERENT = "differing sparsities or seeds"
 
 # (document, its hash) -> right or wrong; (window, its tokens) -> nats per token
@@ -39,20 +37,57 @@ Answers = dict[tuple[str, str], float]
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What is compared: a table's column with a value for each window, or right and wrong answers to documents."""
+
+    what: str  # as a menu names it: "perplexity", or the task and its metric
+    heading: str
+    units: str  # what there is a value of: windows or documents
+    unit: str  # of a difference b - a: "ratio" (the logarithm of one), "nats" or "fraction"
+    better: Better | None  # as the measure says
+
+
+@dataclass(frozen=True)
+class Series:
+    """A table with a value for each window of the text, and the measure that is made of them."""
+
+    what: str
+    heading: str
+    table: str
+    column: str
+    unit: str
+    measure: str  # the end of its name
+
+    def kind(self, group: Group) -> Kind:
+        return Kind(self.what, self.heading, "windows", self.unit, group.better(self.measure))
+
+
+SERIES = (
+    Series("perplexity", "perplexity of b relative to a", "windows", "nll_pruned", "ratio", "perplexity.pruned"),
+    Series("divergence", "divergence from the dense model per token", "divergence", "kl", "nats", ".kl"),
+)
+
+
+@dataclass(frozen=True)
 class Pair:
-    """`interval` is of b - a: nats per token, or a share of documents. `a` has the lower perplexity."""
+    """`interval` is of b - a, in the unit of its kind. `a` has the lower perplexity."""
 
     a: int  # indices in the group
     b: int
-    what: str  # one of SERIES, or the task and its metric
+    kind: Kind
     interval: Interval
     adjusted: float  # p after Holm, over the pairs of `family`
     family: str
     size: int
 
     def winner(self, alone: bool = False) -> str | None:
-        better: Literal["smaller", "larger"] = "smaller" if self.what in SERIES else "larger"
-        return verdict(self.interval, better, None if alone else self.adjusted)
+        """ "a" or "b"; None where the difference is not certain, or nobody knows which direction is better."""
+        better = self.kind.better
+        return better and verdict(self.interval, better, None if alone else self.adjusted)
+
+    @property
+    def what(self) -> str:
+        return self.kind.what
 
 
 @dataclass(frozen=True)
@@ -80,23 +115,25 @@ def compare(group: Group) -> Pairs:
     rank = {i: place for place, i in enumerate(order)}  # of a pair the first comes first
     both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, rank[pair[1]], rank[pair[0]]))
 
-    series = {what: {i: _series(group.runs[i], *where) for i in order} for what, where in SERIES.items()}
+    series = {one.kind(group): {i: _series(group.runs[i], one.table, one.column) for i in order} for one in SERIES}
     able = [(a, b) for a, b in both if any(_alike(known[a], known[b]) for known in series.values())]
     longest = max((sum(len(known[i]) for known in series.values()) for i in order), default=0)
     chosen = able[: affordable([families[pair] for pair in able], longest)]
     sizes = Counter(families[pair] for pair in chosen)
     found = [
-        Pair(a, b, what, _windows(known[a], known[b], repeats(sizes[families[a, b]])), 1.0, families[a, b], 0)
-        for what, known in series.items()
+        Pair(a, b, kind, _windows(known[a], known[b], repeats(sizes[families[a, b]])), 1.0, families[a, b], 0)
+        for kind, known in series.items()
         for a, b in chosen
         if _alike(known[a], known[b])
     ]
     answers = {i: _answers(group.runs[i].tables["documents"]) for i in order}
     accuracies: list[Pair] = []
     for a, b in both:
-        for task in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
-            if _alike(one := answers[a][task], other := answers[b][task]):
-                accuracies.append(Pair(a, b, task, _documents(one, other), 1.0, families[a, b], 0))
+        for task, metric in sorted(answers[a].keys() & answers[b].keys()) if len(accuracies) < DOCUMENT_PAIRS else ():
+            if _alike(one := answers[a][task, metric], other := answers[b][task, metric]):
+                named, better = f"{task} {metric}", group.better(f".pruned.{task}.{metric}")
+                kind = Kind(named, named, "documents", "fraction", better)
+                accuracies.append(Pair(a, b, kind, _documents(one, other), 1.0, families[a, b], 0))
     return Pairs(_adjusted([*found, *accuracies]), len(able), len(chosen))
 
 
@@ -136,16 +173,17 @@ def _documents(a: Answers, b: Answers) -> Interval:
     return paired_accuracy([a[document] for document in a], [b[document] for document in a])
 
 
-def _answers(rows: Sequence[Row]) -> dict[str, Answers]:
+def _answers(rows: Sequence[Row]) -> dict[tuple[str, str], Answers]:
     """Of every task and metric that knows only right and wrong, the pruned model's answers."""
-    found: dict[str, Answers] = {}
+    found: dict[tuple[str, str], Answers] = {}
     for row in rows:
         for column in row:
             metric = column.removesuffix("_pruned")
             value = number(row[column]) if metric != column else None
             if value is not None:
-                task = f"{row.get('task', '')} {metric}".strip()
-                found.setdefault(task, {})[row.get("document", ""), row.get("doc_hash", "")] = value
+                found.setdefault((row.get("task", ""), metric), {})[
+                    row.get("document", ""), row.get("doc_hash", "")
+                ] = value
     return {task: answers for task, answers in found.items() if set(answers.values()) <= {0.0, 1.0}}
 
 
@@ -162,6 +200,6 @@ def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
 
 def tasks(rows: Sequence[Row]) -> Iterator[tuple[str, str, int, float]]:
     """Task and metric, a digest of its documents, their number and the share that the pruned model answers rightly."""
-    for task, answers in _answers(rows).items():
+    for (task, metric), answers in _answers(rows).items():
         digest = hashlib.sha256(repr(sorted(answers)).encode()).hexdigest()[:12]
-        yield task, digest, len(answers), sum(answers.values()) / len(answers)
+        yield f"{task} {metric}", digest, len(answers), sum(answers.values()) / len(answers)

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from .read import Run, at, section
+from ..record.result import Dataset, Model
+from .read import Run, at
 
 UNKNOWN = "not recorded"
 
 
 def protocol(run: Run) -> dict[str, str]:
     """What must be equal for two runs' figures to be comparable, in words. What a run did not record is said so."""
-    result, measured = run.result, section(run.result, "evaluation.perplexity")
+    result = run.result
+    measured = result.evaluation.get("perplexity")
     return {
         # a checkpoint that was measured against another model is a pruned form of that one
-        "dense model": _model(result.get("reference") or result.get("model")),
-        "dtype": _known(at(result, "model.dtype")),
-        "evaluation text": _text(section(result, "dataset")),
+        "dense model": _model(result.reference or result.model),
+        "dtype": _known(result.model.dtype),
+        "evaluation text": _text(result.dataset),
         "window length": _known(measured.get("seqlen"), "tokens") if measured else "perplexity not measured",
         "windows": _known(measured.get("windows")) if measured else "perplexity not measured",
         "device": _known(at(run.environment, "hardware.device_name")),
@@ -58,17 +60,14 @@ def varying(protocols: Iterable[Mapping[str, str]]) -> list[str]:
     return [name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1]
 
 
-def _model(model: Any) -> str:
+def _model(model: Model) -> str:
     """Its name and where it came from: hashes and revisions tell apart what has one name."""
-    if not isinstance(model, Mapping):
-        return _known(model)
-    origin = {key: value for key, value in model.items() if key not in ("name", "dtype")}
-    return _known(model.get("name")) + "".join(f", {key} {value}" for key, value in origin.items())
+    return _known(model.name) + "".join(f", {key} {value}" for key, value in model.more.items())
 
 
-def _text(dataset: Mapping[str, Any]) -> str:
-    digest, name = dataset.get("evaluation_sha256"), dataset.get("name")
-    file = PurePath(str(dataset["evaluation"])).name if dataset.get("evaluation") else name
+def _text(dataset: Dataset) -> str:
+    digest = dataset.evaluation_sha256
+    file = PurePath(dataset.evaluation).name if dataset.evaluation else dataset.name
     # the file's name is no part of what is compared: the same text may lie under two
     return f"sha256 {digest}" if digest else f"{_known(file)}, hash not recorded"
 

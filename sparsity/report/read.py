@@ -7,6 +7,7 @@ file is read without that file. Files that an older version did not write are si
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,9 @@ from typing import Any
 
 import yaml
 
-from ..core import UserError
+from ..errors import UserError
+from ..record.older import upgraded_options
+from ..record.result import Result
 from ..record.store import ENVIRONMENT, RESULT
 
 Row = dict[str, str]
@@ -26,10 +29,10 @@ TABLES = ("layers", "windows", "divergence", "documents", "generations")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. The mappings hold whatever the files say: read them with `at` and `number`."""
+    """A finished run. The mappings and rows hold whatever the files say: read them with `at` and `number`."""
 
     where: str  # its folder, from the place where the command was given
-    result: Mapping[str, Any]
+    result: Result
     config: Mapping[str, Any]  # resolved; empty if unknown
     environment: Mapping[str, Any]
     tables: Mapping[str, Sequence[Row]]  # name -> rows; a table that the run did not write has none
@@ -37,8 +40,7 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        words = self.result.get("overrides")
-        return [str(word).lstrip("+") for word in words] if isinstance(words, list) else []
+        return [str(word).lstrip("+") for word in self.result.overrides]
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,6 @@ def at(content: Any, path: str) -> Any:
             return None
         content = content[key]
     return content
-
-
-def section(content: Any, path: str) -> Mapping[str, Any]:
-    """The mapping that stands there; an empty one where none does."""
-    found = at(content, path)
-    return found if isinstance(found, Mapping) else {}
 
 
 def number(value: Any) -> float | None:
@@ -111,11 +107,15 @@ def read_run(folder: Path) -> tuple[Run | None, list[Problem]]:
             problems.append(Problem(where, f"{name} is damaged and left out: {reason}"))
             return empty
 
-    result = attempt(RESULT, _mapping, None)
+    try:
+        content = attempt(RESULT, _mapping, None)
+        result = None if content is None else Result.from_json(content)
+    except UserError as error:  # a newer version's
+        return None, [Problem(where, f"left out: {error}")]
     if result is None:
         return None, problems
     environment = attempt(ENVIRONMENT, _mapping, {})
-    config = attempt("config.yaml", _yaml, {})
+    config = upgraded_options(attempt("config.yaml", _yaml, {}))
     tables = {name: attempt(f"{name}.csv", PARSERS.get(name, _rows), []) for name in TABLES}
     time = environment.get("time")
     if not isinstance(time, str):
@@ -146,7 +146,7 @@ def _yaml(text: str) -> dict[str, Any]:
 
 
 def _rows(text: str) -> list[Row]:
-    rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))  # a text may hold any line separator
     for i, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(f"row {i} has more or fewer cells than the heading")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ..comparison import Interval, holm, over_seeds, seeds_difference, verdict
+from ..measures import Better
 from .gather import Composition, Group
 from .measures import PERPLEXITY
 
@@ -23,6 +24,7 @@ class Summary:
     mean: float
     deviation: float | None
     interval: Interval | None
+    better: Better | None  # of perplexity, as its measure says
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Difference:
     b: int
     interval: Interval
     adjusted: float
+    better: Better | None
 
     @property
     def winner(self) -> str | None:
-        return verdict(self.interval, "smaller", self.adjusted)
+        return self.better and verdict(self.interval, self.better, self.adjusted)
 
 
 def summarise(group: Group) -> list[Summary]:
     """The compositions whose perplexity is known, the best mean first."""
-    found = []
+    found, better = [], group.better(PERPLEXITY)
     for composition in group.compositions:
         values = {
             seed: value
@@ -53,8 +56,8 @@ def summarise(group: Group) -> list[Summary]:
             deviation = statistics.stdev(seen) if len(seen) > 1 else None
             interval = over_seeds(seen) if len(seen) >= AT_LEAST else None
             asked = group.numbers[next(iter(composition.seeds.values()))].get("sparsity.asked")
-            found.append(Summary(composition, values, asked, statistics.mean(seen), deviation, interval))
-    return sorted(found, key=lambda summary: summary.mean)
+            found.append(Summary(composition, values, asked, statistics.mean(seen), deviation, interval, better))
+    return sorted(found, key=lambda summary: summary.mean, reverse=better == "larger")
 
 
 def differences(summaries: list[Summary]) -> list[Difference]:
@@ -66,4 +69,6 @@ def differences(summaries: list[Summary]) -> list[Difference]:
             pairs = [one.values[seed] for seed in common], [other.values[seed] for seed in common]
             found.append((a, b, seeds_difference(*pairs, paired=True)))
     adjusted = holm([interval.p for _, _, interval in found])
-    return [Difference(a, b, interval, p) for (a, b, interval), p in zip(found, adjusted, strict=True)]
+    return [
+        Difference(a, b, interval, p, summaries[a].better) for (a, b, interval), p in zip(found, adjusted, strict=True)
+    ]

@@ -24,6 +24,8 @@ from ..processes import ALONE, Processes
 from ..record import console
 from ..record.environment import environment, peak_memory, resident
 from ..record.groups import PRUNING, SHARED
+from ..record.result import Result
+from ..record.result import read as read_result
 from ..record.store import RunStore, find_finished, find_interrupted
 from ..stages import CHANGING, PREPARING, STAGES
 from ..stages.job import Job, Place
@@ -37,7 +39,6 @@ from ..tracking import Watch
 from . import together
 from .preview import preview
 
-SCHEMA = 1
 BEFORE = resident()  # what the program holds without a model
 
 
@@ -56,15 +57,16 @@ def run(
     earlier = find_finished(place.finished, job.key) if processes.rank == 0 and not job.settings.rerun else None
     if not processes.agreed(earlier is not None):
         with _recorded(job, held) as work:
-            result, folder = _run(work), work.job.place.folder
+            result: Result | None = _run(work)
+            folder = work.job.place.folder
     else:
         console.say("finished earlier, not repeated (rerun=true repeats it)")
         folder = earlier or place.folder
-        result = RunStore(folder).result or {}
-    if processes.rank:
+        result = read_result(folder)
+    if processes.rank or result is None:
         return {}, place.folder
     console.table(result, folder)
-    return result, folder
+    return result.to_json(), folder
 
 
 def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
@@ -90,8 +92,8 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
     return replace(job, key=run_key(settings, options, files, device, classes))
 
 
-def _run(work: Work) -> dict[str, Any]:
-    """Every stage in turn. Returns the content of result.json, which is written last; a part of it in processes but the first."""
+def _run(work: Work) -> Result:
+    """Every stage in turn. Returns the result, which is written last; a part of it in processes but the first."""
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     job = work.job
     for stage in PREPARING:
@@ -104,7 +106,6 @@ def _run(work: Work) -> dict[str, Any]:
     where = environment(job.device, job.processes.size)
     work.record.begin(where)
     work.sections |= {
-        "schema": SCHEMA,
         "run_key": job.key,
         "name": job.settings.name,
         "command": where["command"],
@@ -124,8 +125,9 @@ def _run(work: Work) -> dict[str, Any]:
         "needed": {"memory_bytes": BEFORE + need.memory, "disk_bytes": sum(need.disk.values())},
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
     }
-    work.record.finish(work.sections)
-    return work.sections
+    result = work.result
+    work.record.finish(result)
+    return result
 
 
 def _do(work: Work, stage: Stage[Any], known: Any) -> None:
@@ -133,6 +135,7 @@ def _do(work: Work, stage: Stage[Any], known: Any) -> None:
     with nullcontext() if stage.name not in stage.clocks else work.clock(stage.name):
         found = stage.do(work, known)
     merge(work.sections, found.sections)
+    work.measures += found.measures
     for name, rows in found.tables.items():
         work.record.table(name, rows)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -18,15 +18,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ..record.numbers import numbers
-from ..record.store import RESULT, RunStore, csv_text, read_result
+from ..record.result import read as read_result
+from ..record.store import RunStore, csv_text
 
 POINTS = ".points"
 TYPED = "typed.json"
 ASKING = ("method", "corrector", "tfidf", "layer_error")  # options that say what must be known of a layer
 MOST = 48  # compositions, a tenth of a second each: what a walk over a small model takes
 TABLE = "sweep.csv"
-# Of result.json: what was found. Its settings stand in the columns of the options.
+# Sections of result.json whose numbers are columns, besides all measures. Its settings stand in the columns of the options.
 FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
 
 
@@ -86,9 +86,10 @@ def _row(sweep: Path, point: Point) -> dict[str, Any]:
     }
     row |= dict(word.lstrip("+").partition("=")[::2] for word in point.words)
     if point.folder is not None:
-        result: Mapping[str, Any] = read_result(Path(point.folder) / RESULT) or {}
-        row |= numbers({name: result.get(name) for name in FOUND}, ".")
-        row["mask_sha256"] = result.get("mask_sha256")
+        result = read_result(Path(point.folder))
+        if result:
+            row |= result.numbers(*FOUND) | {measure.name: measure.value for measure in result.measures}
+            row["mask_sha256"] = result.keep_sha256
         row["folder"] = point.folder
     return row
 

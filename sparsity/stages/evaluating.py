@@ -20,9 +20,11 @@ from ..cache import content_hash
 from ..core import Evaluator, Measured, Model, UserError
 from ..evaluation import Divergence, Walked
 from ..evaluation.windows import Windowed
+from ..measures import Measure
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..notes import Notes
 from ..record.folders import stamps
+from ..record.result import evaluated
 from .job import Job
 from .key import versions
 from .loading import DenseModel
@@ -94,6 +96,7 @@ class Evaluate(Plain):
                 "evaluation": summaries,
             },
             {found.table: found.rows for found in measured.values()},
+            evaluated(measured),
         )
 
 
@@ -149,7 +152,7 @@ def _compared(work: Work, name: str, evaluator: Evaluator, reference: Mapping[st
     """What an evaluator finds of the pruned model, now or before the run was interrupted."""
     finished = work.record.journal.notes(f"evaluated-{name}")
     for about, _ in finished.read():
-        return Measured(**about)
+        return Measured(**{**about, "measures": [Measure(**measure) for measure in about["measures"]]})
     notes = work.record.journal.notes(f"evaluate-{name}")
     measured = evaluator.compare(seen(work.decoder), work.ids_N, reference, notes)
     finished.add(asdict(measured), {})

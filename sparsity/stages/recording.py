@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor
 
 from ..record.environment import circumstances
+from ..record.result import Result
 from ..record.store import ENVIRONMENT, RESULT
 from ..tracking import About, Outcome, Watch
 from ..tracking.told import run_id, run_name, summary, tables
@@ -41,8 +42,8 @@ class Silent:
         deque(states, maxlen=0)
         return []
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """The run is finished: `result` is the content of result.json, which is written last."""
+    def finish(self, result: Result) -> None:
+        """The run is finished: result.json is written last."""
 
 
 class Recorder(Silent):
@@ -51,6 +52,7 @@ class Recorder(Silent):
     def __init__(self, job: Job, watch: Watch):
         self._job, self._store, self._watch = job, job.store, watch
         conditions = {"run_key": job.key, **circumstances(job.device, job.processes.size)}
+        self._tables: dict[str, Sequence[Mapping[str, Any]]] = {}  # the rows as they are, for trackers
         self.journal = Journal(job.place.folder, conditions) if job.settings.journal else NoJournal()
 
     def begin(self, where: Mapping[str, Any]) -> None:
@@ -60,6 +62,7 @@ class Recorder(Silent):
         self._watch.start(_about(self._job))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._tables[name] = rows
         self._store.csv(f"{name}.csv", rows)
 
     def layer(self, row: Mapping[str, Any]) -> None:
@@ -68,16 +71,16 @@ class Recorder(Silent):
     def gathered(self, states: Iterable[Tensor]) -> list[Tensor]:
         return [state.cpu() for state in states]
 
-    def finish(self, result: Mapping[str, Any]) -> None:
-        self._store.json(RESULT, result)
+    def finish(self, result: Result) -> None:
+        self._store.json(RESULT, result.to_json())
         self.journal.close()
         drop(self._store.folder)
         self._watch.finish(lambda: self._outcome(result))
 
-    def _outcome(self, result: Mapping[str, Any]) -> Outcome:
+    def _outcome(self, result: Result) -> Outcome:
         """What a tracker receives of a run that finished."""
-        folder = self._store.folder
-        return Outcome(summary(result), tables(folder), folder / saving.FOLDER if self._job.settings.save else None)
+        saved = self._store.folder / saving.FOLDER if self._job.settings.save else None
+        return Outcome(summary(result), tables(self._tables), saved)
 
 
 def _about(job: Job) -> About:

@@ -23,6 +23,7 @@ from ..models import Decoder, Loaded
 from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
 from ..record.groups import PRUNING
+from ..record.result import Result
 from ..record.store import RunStore
 from .job import Job
 from .stage import Cost, Found, Outlook, Plain
@@ -60,7 +61,7 @@ class Save(Plain):
                     work.dense.loaded,
                     work.decoder,
                     work.plan.sites,
-                    work.sections,
+                    work.result,
                     job.config,
                     job.settings.packed,
                 )
@@ -77,7 +78,7 @@ def save(
     loaded: Loaded,
     decoder: Decoder,
     sites: Sequence[Site],
-    result: Mapping[str, Any],
+    result: Result,
     config: Mapping[str, Any],
     packed: bool,
 ) -> None:
@@ -104,7 +105,7 @@ def save(
 
 
 def manifest(
-    decoder: Decoder, sites: Sequence[Site], result: Mapping[str, Any], config: Mapping[str, Any], folder: Path
+    decoder: Decoder, sites: Sequence[Site], result: Result, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
     """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
     in_file = {name: tensor.numel() - nonzeros(tensor) for name, tensor in _stored(folder)}
@@ -125,12 +126,12 @@ def manifest(
         }
     return {
         "schema": 1,
-        "base_model": result["model"],
-        "run_key": result["run_key"],
+        "base_model": result.model.content(),
+        "run_key": result.run_key,
         "config_sha256": content_hash(config),
-        **result["composition"],
-        "mask_sha256": result["mask_sha256"],
-        "sparsity": result["sparsity"],
+        **result.composition,
+        "mask_sha256": result.keep_sha256,
+        "sparsity": result.sparsity.content(),
         "layers": layers,
     }
 
@@ -145,16 +146,18 @@ def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def model_card(loaded: Loaded, result: Result, config: Mapping[str, Any]) -> str:
     """What was done to which model, and what it cost: enough to do it again."""
-    sparsity, perplexity = result["sparsity"], result["perplexity"]
+    sparsity, perplexity = result.sparsity, result.perplexity
     measured = "not measured"
-    if perplexity["dense"] is not None:
-        protocol = result["evaluation"]["perplexity"]
+    if perplexity.dense is not None:
+        protocol = result.evaluation["perplexity"]
         measured = (
-            f"{perplexity['pruned']:.2f} (dense: {perplexity['dense']:.2f}), {protocol['windows']} windows of "
-            f"{protocol['seqlen']} tokens of {result['dataset'].get('name', 'the evaluation text')}"
+            f"{perplexity.pruned:.2f} (dense: {perplexity.dense:.2f}), {protocol['windows']} windows of "
+            f"{protocol['seqlen']} tokens of {result.dataset.name or 'the evaluation text'}"
         )
+    others = [measure for measure in result.measures if measure.name.startswith("evaluation.") and not measure.folded]
+    further = "".join(f"\n| {measure.title} | {measure.told()} |" for measure in others)
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -164,7 +167,7 @@ def model_card(loaded: Loaded, result: Mapping[str, Any], config: Mapping[str, A
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).strip()}
 ---
-# {loaded.name}, {sparsity["found"]:.1%} of the pruned layers' weights zero
+# {loaded.name}, {sparsity.found:.1%} of the pruned layers' weights zero
 
 Pruned after training, layer by layer. The weights are stored dense, with exact zeros: the file is as large as the dense model's,
 and it does not run faster by itself.
@@ -172,14 +175,14 @@ and it does not run faster by itself.
 | | |
 |---|---|
 | base model | {loaded.name} ({", ".join(f"{k}: {v}" for k, v in loaded.origin.items())}) |
-| sparsity asked / found | {sparsity["asked"]:.4f} / {sparsity["found"]:.4f} |
-| pruned | {sparsity["weights"]:,} weights in {sparsity["layers"]} layers |
-| perplexity | {measured} |
-| mask sha256 | `{result["mask_sha256"]}` |
-| run key | `{result["run_key"]}` |
+| sparsity asked / found | {sparsity.asked:.4f} / {sparsity.found:.4f} |
+| pruned | {sparsity.weights:,} weights in {sparsity.layers} layers |
+| perplexity | {measured} |{further}
+| mask sha256 | `{result.keep_sha256}` |
+| run key | `{result.run_key}` |
 
 ```
-{result["command"]}
+{result.command}
 ```
 
 ```yaml

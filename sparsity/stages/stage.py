@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..engine import Plan
+from ..measures import Measure
 from ..models import Decoder
 from ..options.components import Parts
 from ..options.settings import Settings
@@ -51,6 +52,8 @@ class Found:
 
     sections: Mapping[str, Any] = field(default_factory=dict)  # parts of result.json; mappings of one name are merged
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # rows by the name of their CSV file
+    # by their paths in result.json; numbers that are not declared here are looked up in record.known
+    measures: Sequence[Measure] = ()
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ..core import Site
 from ..engine import Plan
+from ..measures import Measure
 from ..models import Decoder
 from ..record import console
+from ..record.result import Result
 from .job import Job
 from .loading import DenseModel, Held
 from .recording import Silent
@@ -68,6 +70,12 @@ class Work:
     )  # prune: the masks as packed bits, of layers that lost weights
     rows: list[dict[str, Any]] = field(default_factory=list)  # prune: of layers.csv
     sections: dict[str, Any] = field(default_factory=dict)  # what all stages have found so far
+    measures: list[Measure] = field(default_factory=list)  # and have declared
+
+    @property
+    def result(self) -> Result:
+        """What the stages have found so far."""
+        return Result.of(self.sections, self.measures)
 
     @property
     def decoder(self) -> Decoder:

@@ -26,7 +26,9 @@ class Outcome:
     """A run that finished."""
 
     summary: Mapping[str, float]  # the numbers of result.json: "perplexity/pruned"
-    tables: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # the rows of each CSV file, by its name
+    tables: Mapping[str, list[dict[str, Any]]] = field(
+        default_factory=dict
+    )  # the rows of each table, by the name of its CSV file
     checkpoint: Path | None = None  # the folder with the pruned model, if one was written
 
 

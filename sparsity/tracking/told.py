@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..record.groups import named
-from ..record.numbers import is_number, numbers
+from ..record.numbers import is_number
+from ..record.result import Result
 
-SETTINGS = ("schema", "calibration", "resumed")  # what is no finding
 IN_NAME = ("method", "pattern", "allocation", "corrector", "sparsity", "seed", "tracker")
 
 
@@ -34,29 +33,33 @@ def layer_numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return {f"layer/{name}": value for name, value in row.items() if is_number(value)}
 
 
-def summary(result: Mapping[str, Any]) -> dict[str, float]:
+def summary(result: Result) -> dict[str, float]:
     """The numbers of result.json by their path, "perplexity/pruned"; the settings that it repeats are in the configuration."""
-    return dict(numbers({name: value for name, value in result.items() if name not in SETTINGS}, "/"))
+    return result.numbers(*result.findings(), separator="/")
 
 
-def tables(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each CSV file of a run's folder. A cell that is a number is one; an empty one is None."""
-    found = {}
-    for path in sorted(folder.glob("*.csv")):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        # a column of numbers, or of text: W&B keeps one type to a column
-        numeric = {name for name in rows[0] if all(_parsed(row[name]) is not row[name] for row in rows)} if rows else ()
-        found[path.stem] = [
-            {name: _parsed(cell) if name in numeric else cell for name, cell in row.items()} for row in rows
-        ]
-    return found
+def tables(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each table under all of its columns: a cell that a row lacks is None, and a column holds numbers or text.
+
+    W&B keeps one type to a column: where a text stands among numbers, all of them become text.
+    """
+    return {name: _one_kind(listed) for name, listed in rows.items()}
 
 
-def _parsed(cell: str) -> int | float | str | None:
-    for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            pass
-    return cell or None
+def _one_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    mixed = {column for column in columns if len({_kind(row.get(column)) for row in rows} - {None}) > 1}
+    return [
+        {
+            name: str(cell) if name in mixed and (cell := row.get(name)) is not None else row.get(name)
+            for name in columns
+        }
+        for row in rows
+    ]
+
+
+def _kind(cell: Any) -> str | None:
+    """Numbers are of one kind, whole or not."""
+    if cell is None:
+        return None
+    return "number" if isinstance(cell, int | float) and not isinstance(cell, bool) else type(cell).__name__

@@ -95,6 +95,11 @@ def test_what_is_written_down(tasks):
     accuracy = [float(row["acc_pruned"]) for row in rows[:2]]
     assert sum(accuracy) / 2 == summary["pruned"]["arc_easy"]["acc"]
     assert found.result["perplexity"] == {"dense": None, "pruned": None}
+    measures = {measure.pop("name"): measure for measure in found.result["measures"]}
+    accuracy = measures["evaluation.lm_eval.pruned.arc_easy.acc"]
+    assert accuracy == {"value": sum([float(row["acc_pruned"]) for row in rows[:2]]) / 2, "unit": "fraction",
+                        "better": "larger", "heading": "arc easy acc"}  # fmt: skip
+    assert measures["evaluation.lm_eval.dense.lambada_openai.perplexity"]["better"] == "smaller"  # lm-eval says so
 
 
 def test_a_task_of_ones_own_with_its_functions_and_several_filters(tasks):
@@ -124,6 +129,10 @@ filter_list:
     assert row["loglikelihoods_pruned"] == "[]"  # a text was written, no choice rated
     assert row["length,whole_pruned"] == row["length,twice_pruned"] != ""
     assert {"length,whole", "length,twice"} <= {*found.result["evaluation"]["lm_eval"]["pruned"]["own"]}
+    told = {measure["name"]: measure for measure in found.result["measures"]}
+    twice = told["evaluation.lm_eval.pruned.own.length,twice"]
+    assert (twice["unit"], twice["better"]) == ("", "larger")  # as the task's file says
+    assert twice["error"] == found.result["evaluation"]["lm_eval"]["pruned"]["own"]["length_stderr,twice"]
 
 
 def test_groups_and_tags_stand_for_their_tasks(tasks, few_stock_tasks):
@@ -196,7 +205,8 @@ def test_a_run_says_nothing_of_lm_evals_own(tasks):
     ended = command(*SMALL, *asked("boolq", "lambada_openai", num_fewshot=1), "hydra.run.dir=quiet")
     assert ended.status == 0, ended.err
     assert ended.err == ""
-    assert re.search(r"boolq +acc +[01.5]+ ± [0-9.]+ +[01.5]+ ± [0-9.]+ *\n", ended.out)
+    share = r"[0-9.]+% ± [0-9.]+%"
+    assert re.search(rf"lm_eval boolq acc, larger is better\n  dense {share}, pruned {share}\n", ended.out)
     for chatter in ("bootstrapping", "pretrained", "it/s", "aggregation", "fewshot"):
         assert chatter not in ended.out
 

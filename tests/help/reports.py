@@ -109,8 +109,16 @@ def finished(
     return folder
 
 
+def found(folder: Path, evaluator: str, summary: Mapping[str, Any]) -> None:
+    """Adds what an evaluator found to the result."""
+    result = json.loads((folder / "result.json").read_text())
+    result.setdefault("evaluation", {})[evaluator] = summary
+    (folder / "result.json").write_text(json.dumps(result))
+
+
 def answered(folder: Path, right: Sequence[int], task: str = "quiz") -> None:
-    """Adds documents.csv: whether the pruned model answers each document rightly."""
+    """Adds documents.csv, whether the pruned model answers each document rightly, and what lm-eval makes of it."""
+    found(folder, "lm_eval", {"dense": {task: {"acc": 1.0}}, "pruned": {task: {"acc": sum(right) / len(right)}}})
     rows = [
         {"task": task, "document": i, "doc_hash": f"h{i}", "acc_dense": 1, "acc_pruned": answer}
         for i, answer in enumerate(right)
@@ -119,7 +127,8 @@ def answered(folder: Path, right: Sequence[int], task: str = "quiz") -> None:
 
 
 def diverged(folder: Path, kl: Sequence[float], tokens: int = 511) -> None:
-    """Adds divergence.csv: nats per token in each window."""
+    """Adds divergence.csv, nats per token in each window, and their mean."""
+    found(folder, "divergence", {"kl": sum(kl) / len(kl), "agreement": 0.5})
     rows = [{"window": i, "tokens": tokens, "kl": value, "agreement": 0.5} for i, value in enumerate(kl)]
     save(folder, "divergence", rows)
 

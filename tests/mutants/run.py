@@ -20,6 +20,7 @@ from general import GENERAL
 from held_out import HELD_OUT
 from mutant import Mutant
 from processes import PROCESSES
+from result import RESULTS
 from resuming import RESUMING
 from shortcuts import SHORTCUTS
 from streaming import STREAMING
@@ -39,7 +40,7 @@ COPIED = (
     "CHANGELOG.md",
 )
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING)
+MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING, *RESULTS)
 
 
 def copied(into: Path) -> Path:

@@ -29,20 +29,23 @@ def test_the_folder_holds_the_runs_files_and_nothing_else(saved):
 
 def test_result_is_complete(saved):
     result = saved.result
-    assert result["schema"] == 1
+    assert result["schema"] == 2
     assert len(result["run_key"]) == 16
     assert len(result["mask_sha256"]) == 64
     assert set(result["perplexity"]) == {"dense", "pruned"}
     assert {"asked", "found"} <= set(result["sparsity"])
     assert set(result["seconds"]) == {
         "load",
+        "draw",
         "allocate",
         "calibrate",
         "prune",
         "refine",
         "recover",
+        "count",
         "journal",
         "evaluate",
+        "save",
     }
     numbers = [*result["perplexity"].values(), *result["sparsity"].values(), *result["seconds"].values()]
     assert all(isinstance(n, int | float) and math.isfinite(n) and n >= 0 for n in numbers)

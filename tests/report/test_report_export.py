@@ -93,10 +93,10 @@ def test_other_evaluations_have_columns(tmp_path):
     groups = gathered(tmp_path)
     head, _, *found = cells(markdown(groups, []))
     assert head[2:] == ["quiz acc", "divergence kl"]
-    assert [row[2:] for row in found] == [["25.00%", "0.0250"], ["50.00%", "0.0500"]]
-    keys = [measure.key for measure in groups[0].measures]
-    assert "lm_eval.dense.quiz.acc" in keys
-    assert not any("limit" in key or "windows" in key for key in keys)
+    assert [row[2:] for row in found] == [["25.00%", "0.0250 nats"], ["50.00%", "0.0500 nats"]]
+    names = [measure.name for measure in groups[0].measures]
+    assert "evaluation.lm_eval.dense.quiz.acc" in names
+    assert not any("limit" in name or "windows" in name for name in names)
 
 
 def test_the_csv_has_every_run_and_every_number(tmp_path):

@@ -97,6 +97,56 @@ def test_the_runs_are_filtered_by_words_and_by_values(page, tmp_path):
 
 
 @pytest.mark.browser
+def test_the_best_of_a_column_is_the_one_that_its_measure_says(page, tmp_path):
+    """The smallest perplexity and the largest accuracy of the pruned runs, and nothing where nobody knows."""
+    for i, (method, accuracy) in enumerate((("wanda", 0.5), ("magnitude", 0.75), ("hybrid", 0.25))):
+        lm_eval = {"dense": {"quiz": {"acc": 0.875}}, "pruned": {"quiz": {"acc": accuracy, "acc_stderr": 0.0625}}}
+        evaluation = {
+            "perplexity": {"seqlen": 512, "windows": 24},
+            "lm_eval": lm_eval,
+            "mine": {"score": 1.0 + i},
+        }
+        finished(tmp_path / method, 50.0 + i, method=method, evaluation=evaluation)
+    opened(page, tmp_path)
+    headings = page.locator("#runs table thead th").all_inner_texts()
+
+    def best(heading: str) -> list[str]:
+        place = headings.index(heading) + 1
+        return page.locator(f"#runs table tbody tr td:nth-child({place}) .best").all_inner_texts()
+
+    assert best("ppl pruned") == ["50.00"]
+    assert best("quiz acc") == ["75.00 %"]
+    assert best("mine score") == []
+    assert best("ppl dense") == []  # all the same
+    assert sorted(column(page, "quiz acc")) == ["25.00 % ± 6.25 %", "50.00 % ± 6.25 %", "75.00 % ± 6.25 %"]
+    assert (
+        page.locator("#runs th button[title='evaluation.lm_eval.pruned.quiz.acc: the larger the better']").count() == 1
+    )
+
+
+@pytest.mark.browser
+def test_the_time_bars_show_every_stage_of_the_results_in_its_order(page, tmp_path):
+    finished(tmp_path / "old", seconds={"load": 1.0, "calibrate": 2.0, "prune": 3.0, "evaluate": 4.0})
+    stages = {
+        "load": 1.0,
+        "allocate": 9.0,
+        "calibrate": 2.0,
+        "prune": 3.0,
+        "refine": 5.0,
+        "polish": 6.0,
+        "evaluate": 4.0,
+    }
+    finished(tmp_path / "new", method="magnitude", seconds=stages)
+    opened(page, tmp_path)
+    assert page.locator("#cost .legend span").all_inner_texts() == [*stages]
+    bars = page.locator("#cost svg rect")
+    widths = [float(bar.get_attribute("width")) for bar in bars.all()]
+    time, memory = widths[: len(stages)], widths[len(stages)]  # of the slower run, which stands first
+    assert [round(width / time[0], 6) for width in time] == [*stages.values()]
+    assert memory > 0
+
+
+@pytest.mark.browser
 def test_two_runs_are_chosen_and_compared(page, tmp_path):
     study(tmp_path)
     opened(page, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from reports import answered, diverged, finished, gathered, windows
 
+from sparsity.measures import Measure
 from sparsity.report import pairs, seeds
 from sparsity.report.export import table
 
@@ -168,3 +169,27 @@ def test_two_seeds_are_too_few_for_an_interval_and_methods_of_two_sparsities_are
 
 def test_an_empty_table_is_a_heading():
     assert table([]).splitlines()[0] == "|  |"
+
+
+def test_the_direction_is_that_of_the_measure(tmp_path):
+    """Of a metric whose larger values are worse, the smaller one wins; nobody wins where no direction is known."""
+    for better, winner in (("larger", "a"), ("smaller", "b"), (None, None)):
+        for name, method, right in (("a", "wanda", [1] * 40), ("b", "magnitude", [1, 0, 0, 0] * 10)):
+            declared = [
+                Measure("perplexity.pruned", 50.0, "", "smaller"),
+                Measure("evaluation.lm_eval.pruned.quiz.acc", sum(right) / 40, "fraction", better),
+            ]
+            measures = [measure.to_json() for measure in declared]
+            answered(finished(tmp_path / str(better) / name, 50.0, method=method, schema=2, measures=measures), right)
+        [group] = gathered(tmp_path / str(better))
+        [pair] = [pair for pair in pairs.compare(group).found if pair.what == "quiz acc"]
+        assert pair.winner() == winner
+
+
+def test_a_window_table_without_its_measure_names_no_winner(tmp_path):
+    for name, method, worse in (("a", "wanda", 0.5), ("b", "magnitude", 0.9)):
+        finished(tmp_path / name, perplexity=None, method=method, nll=windows(worse), schema=2, measures=[])
+    [group] = gathered(tmp_path)
+    [pair] = pairs.compare(group).found
+    assert pair.interval.excludes_zero
+    assert pair.winner() is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from reports import finished, gathered
+from reports import finished, gathered, save
 
 from sparsity.core import UserError
 from sparsity.report.build import NAMES, build, main
@@ -59,6 +59,14 @@ def test_another_damaged_file_is_named_and_the_run_is_kept(tmp_path, name, conte
     build([tmp_path], tmp_path)  # and the page can be made of it
 
 
+def test_a_text_may_hold_any_separator_of_lines(tmp_path):
+    folder = finished(tmp_path)
+    save(folder, "generations", [{"prompt": "a\x1d\x0b\u2028b", "dense": "c\nd", "pruned": "\x85"}])
+    [run], problems = read([tmp_path])
+    assert problems == []
+    assert run.tables["generations"] == [{"prompt": "a\x1d\x0b\u2028b", "dense": "c\nd", "pruned": "\x85"}]
+
+
 def test_a_result_of_an_older_version_has_fewer_fields(tmp_path):
     folder = tmp_path / "old"
     folder.mkdir()
@@ -75,7 +83,7 @@ def test_odd_values_in_a_result_are_no_reason_to_fail(tmp_path):
     )
     build([tmp_path], tmp_path)
     [group] = gathered(tmp_path)
-    assert group.numbers[0]["perplexity.pruned"] is None
+    assert "perplexity.pruned" not in group.numbers[0]
 
 
 def test_only_runs_of_one_protocol_are_grouped(tmp_path):
@@ -142,3 +150,14 @@ def test_a_folder_without_runs_is_one_message(tmp_path, capsys, exists, message)
     with pytest.raises(UserError, match=message):
         build([folder], tmp_path / "into")
     assert not (tmp_path / "into").exists()
+
+
+def test_the_stages_are_those_of_the_results_in_their_order(tmp_path):
+    for name, seconds in (
+        ("a", ["load", "prune", "evaluate"]),
+        ("b", ["load", "allocate", "prune", "polish", "evaluate"]),
+    ):
+        finished(tmp_path / name, seconds=dict.fromkeys(seconds, 1.0))
+    finished(tmp_path / "c", seconds={"load": 1.0, "save": 1.0})
+    [group] = gathered(tmp_path)
+    assert group.stages == ["load", "save", "allocate", "prune", "polish", "evaluate"]

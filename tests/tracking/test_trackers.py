@@ -11,7 +11,8 @@ from commands import MEASURED, SMALL, UNMEASURED, command, run
 from composing import assembled, key
 from trackers import FAULTY, SPY, TOLD, Told
 
-from sparsity.runs import pipeline
+from sparsity.evaluation import Perplexity
+from sparsity.record.store import RunStore
 from sparsity.tracking import NoTracker, Trackio, WeightsAndBiases, told
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -81,7 +82,9 @@ def test_the_numbers_of_the_files():
     (outcome,) = told.ends
     result = json.loads((found.folder / "result.json").read_text())
     assert outcome.summary == {
-        name: value for name, value in numbers(result).items() if not name.startswith(("schema", "calibration/"))
+        name: value
+        for name, value in numbers(result).items()
+        if not name.startswith(("schema", "calibration/", "measures/"))
     }
     for name in ("perplexity/pruned", "evaluation/perplexity/dense", "sparsity/found", "seconds/prune",
                  "layers/relative_error_mean"):  # fmt: skip
@@ -142,9 +145,26 @@ def test_nobody_is_told_of_a_plan_or_of_a_run_that_is_not_repeated():
     assert len(TOLD) == 1
 
 
-def test_a_column_is_of_one_kind(work):
-    (work / "facts.csv").write_text("a,b,c\n1,x,\n,2,0.5\n")
-    assert told.tables(work) == {"facts": [{"a": 1, "b": "x", "c": None}, {"a": None, "b": "2", "c": 0.5}]}
+def test_a_column_is_of_one_kind_and_every_row_has_all_columns():
+    rows = [{"a": 1, "b": "x", "d": True}, {"b": 2, "c": 0.5, "a": 0.25, "d": 3}]
+    assert told.tables({"facts": rows}) == {
+        "facts": [
+            {"a": 1, "b": "x", "d": "True", "c": None},
+            {"a": 0.25, "b": "2", "d": "3", "c": 0.5},
+        ]
+    }
+
+
+def test_tables_come_from_memory(monkeypatch):
+    """Whatever lies in the folder: the rows are those that the run made."""
+    save = RunStore.csv
+    monkeypatch.setattr(RunStore, "csv", lambda store, name, rows: save(store, name, rows[:1]))
+    run(*MEASURED, *SPY, "refine=block", "refine.epochs=1", "recover=distill", "recover.epochs=1",
+        "calibration.batch_size=1")  # fmt: skip
+    (outcome,) = TOLD[0].ends
+    assert {name: len(rows) for name, rows in outcome.tables.items()} == {
+        "layers": 14, "blocks": 2, "recovery": 2, "windows": 6,
+    }  # fmt: skip
 
 
 def test_only_finite_numbers_are_told():
@@ -181,7 +201,7 @@ def test_a_run_that_fails_ends_as_failed(monkeypatch, error):
     def broken(*_):
         raise error
 
-    monkeypatch.setattr(pipeline, "compare", broken)
+    monkeypatch.setattr(Perplexity, "compare", broken)
     watchers = (*FAULTY, "+tracker.faulty.at=fail", *SPY[1:])  # one of them cannot even say so
     words = (*SMALL, *MEASURED, "hydra.run.dir=run", *watchers)
     if isinstance(error, KeyboardInterrupt):

@@ -126,7 +126,8 @@ function matrix() {
 // Where the seconds and the memory went.
 function costs() {
   const here = group();
-  const stages = ["load", "calibrate", "prune", "evaluate"];
+  const stages = here.stages;  // as the results say, in their order
+  const colour = (k) => series([6, 4, 5, 0, 3, 2, 8, 7, 1, 9][k % 10]);
   const runs = here.members.filter((i) => known(data.runs[i].numbers["seconds.total"]))
     .sort((a, b) => data.runs[b].numbers["seconds.total"] - data.runs[a].numbers["seconds.total"]);
   if (!runs.length) return [h("p", { class: "soft" }, "No run here recorded its time.")];
@@ -146,7 +147,7 @@ function costs() {
       const name = label(i).length > 60 ? label(i).slice(0, 59) + "…" : label(i);
       const parts = stages.map((stage, k) => {
         const width = ((numbers[`seconds.${stage}`] || 0) / longest) * (split - left - 70);
-        const bar = s("rect", { x, y, width, height: step - 7, fill: series([6, 5, 0, 7][k]), ...tipped(`${label(i)}\n${stage} ${seconds(numbers[`seconds.${stage}`] || 0)}`) });
+        const bar = s("rect", { x, y, width, height: step - 7, fill: colour(k), ...tipped(`${label(i)}\n${stage} ${seconds(numbers[`seconds.${stage}`] || 0)}`) });
         x += width;
         return bar;
       });
@@ -154,11 +155,11 @@ function costs() {
       return [s("text", { class: "ink", x: left - 10, y: y + 12, "text-anchor": "end" }, s("title", {}, label(i)), name), parts,
         s("text", { x: x + 6, y: y + 12 }, seconds(numbers["seconds.total"])),
         held > 0 && [s("rect", { x: split + 70, y, width: (held / largest) * (end - split - 70), height: step - 7, fill: series(2) }),
-          s("text", { x: split + 76 + (held / largest) * (end - split - 70), y: y + 12 }, `${plain(held / 2 ** 30, 2)} GiB`)]];
+          s("text", { x: split + 76 + (held / largest) * (end - split - 70), y: y + 12 }, bytes(held))]];
     }));
   return [
     h("p", { class: "soft" }, "As the runs measured it, on a machine that may have been busy with other things: compare with care."),
-    h("div", { class: "legend" }, stages.map((stage, k) => h("span", {}, swatch(1, series([6, 5, 0, 7][k])), stage))),
+    h("div", { class: "legend" }, stages.map((stage, k) => h("span", {}, swatch(1, colour(k)), stage))),
     chart,
     runs.length > 25 && h("button", { type: "button", onclick: () => { state.open.costs = !state.open.costs; redraw("cost"); } },
       state.open.costs ? "Show the 25 slowest" : `Show all ${runs.length}`),

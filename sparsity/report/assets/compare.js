@@ -1,19 +1,19 @@
 // What the intervals, which were computed when the page was made, say about two runs and about methods.
 const MODELS = "Windows and documents compare two pruned models. A claim about a method needs several seeds: see Seeds.";
 
-// The difference b - a: a ratio of perplexities, a divergence in nats, or a share of documents in percentage points.
-function amount(what, value) {
-  if (what === "perplexity") return `${signed(100 * (Math.exp(value) - 1), 2)} %`;
-  return what === "divergence" ? `${signed(value, 4)} nats` : `${signed(100 * value, 2)} pp`;
+// The difference b - a in the unit of its kind: a ratio from its logarithm, a fraction in percentage points, or the number itself.
+function amount({ unit }, value) {
+  if (unit === "ratio") return `${signed(100 * (Math.exp(value) - 1), 2)} %`;
+  return unit === "fraction" ? `${signed(100 * value, 2)} pp` : `${signed(value, 4)} ${unit}`;
 }
-const between = (what, low, high) => `${amount(what, low)} to ${amount(what, high)}`;
+const between = (kind, low, high) => `${amount(kind, low)} to ${amount(kind, high)}`;
 
 function pairRows(here, a, b) {
   return here.pairs.rows.filter((row) => (row[0] === a && row[1] === b) || (row[0] === b && row[1] === a)).map((row) => {
     const [first, , what, estimate, low, high, p, units, adjusted, winner, alone, family, size] = row;
     const turned = first !== a;
     const turn = (name) => (name === null ? null : (name === "a") !== turned ? a : b);
-    return { what, estimate: turned ? -estimate : estimate, low: turned ? -high : low, high: turned ? -low : high,
+    return { what, kind: here.pairs.kinds[what], estimate: turned ? -estimate : estimate, low: turned ? -high : low, high: turned ? -low : high,
       p, units, adjusted, family, size, winner: turn(winner), alone: turn(alone) };
   });
 }
@@ -54,7 +54,7 @@ function twoRuns() {
     a.group === b.group && h("p", { class: "small" }, options.length ? ["They differ in ", options.map(([key, x, y], i) => [i ? "; " : "", `${key}: `, h("strong", {}, x), " and ", h("strong", {}, y)]), "."] : "They have the same options."),
     aside.length > 0 && h("p", { class: "soft small" }, "Also different, which may move the last digits: ", aside.map((name) => `${name} ${a.circumstances[name]} and ${b.circumstances[name]}`).join("; "), "."),
     rows.length ? rows.map((row) => said(row, first, second)) : refusal(first, second),
-    rows.some((row) => row.what === "perplexity") && windowChart(first, second),
+    rows.some((row) => row.kind.unit === "ratio") && windowChart(first, second),
     a.group === b.group && documentNotes(first, second, rows),
   ];
 }
@@ -63,13 +63,12 @@ function said(row, first, second) {
   const name = (i) => h("strong", {}, i === first ? "a" : "b", " (", label(i), ")");
   const many = row.size > 1 && row.alone !== null && [` Among the ${row.size} pairs of ${row.family} (Holm's adjustment: p ${chance(row.adjusted)}) `,
     row.winner === null ? "that is not certain." : "that still holds."];
-  const measure = row.what === "perplexity" ? `perplexity of b relative to a, ${row.units} windows`
-    : row.what === "divergence" ? `divergence from the dense model per token, ${row.units} windows` : `${row.what}, ${row.units} documents`;
+  const measure = `${row.kind.heading}, ${row.units} ${row.kind.units}`;
   return h("div", { class: "verdict" },
     h("h3", {}, measure),
-    h("p", {}, h("span", { class: "best" }, amount(row.what, row.estimate)), ` (${between(row.what, row.low, row.high)}), p ${chance(row.p)}. `,
+    h("p", {}, h("span", { class: "best" }, amount(row.kind, row.estimate)), ` (${between(row.kind, row.low, row.high)}), p ${chance(row.p)}. `,
       row.alone === null ? "No winner." : ["Taken alone, ", name(row.alone), " is better."], many),
-    row.what === "perplexity" && h("p", { class: "soft small" }, `In nats per token: ${signed(row.estimate, 4)} (${signed(row.low, 4)} to ${signed(row.high, 4)}).`));
+    row.kind.unit === "ratio" && h("p", { class: "soft small" }, `In nats per token: ${signed(row.estimate, 4)} (${signed(row.low, 4)} to ${signed(row.high, 4)}).`));
 }
 
 // The differences window by window, in the order of the text.
@@ -117,8 +116,8 @@ function allPairs() {
   const columns = [
     { heading: "a", wide: true, value: (row) => label(row[0]) },
     { heading: "b", wide: true, value: (row) => label(row[1]) },
-    { heading: "b − a", num: true, value: (row) => row[3], cell: (row) => amount(what, row[3]) },
-    { heading: "95 % interval", num: true, value: (row) => row[4], cell: (row) => between(what, row[4], row[5]) },
+    { heading: "b − a", num: true, value: (row) => row[3], cell: (row) => amount(here.pairs.kinds[what], row[3]) },
+    { heading: "95 % interval", num: true, value: (row) => row[4], cell: (row) => between(here.pairs.kinds[what], row[4], row[5]) },
     { heading: "p", num: true, value: (row) => row[6], cell: (row) => chance(row[6]) },
     { heading: "p, Holm", num: true, value: (row) => row[8], cell: (row) => chance(row[8]) },
     { heading: "better", value: (row) => (row[9] ? label(row[row[9] === "a" ? 0 : 1]) : ""), cell: (row) =>

@@ -21,14 +21,24 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 const plain = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const signed = (value, digits) => (value < 0 ? "−" : value > 0 ? "+" : "±") + plain(Math.abs(value), digits);
 
-// A number as a person reads it; the same rules as export.py's.
-function show(value, measure) {
+// A number as a person reads it, by the unit that its measure declares; the same rules as measures.py's.
+function show(value, { unit, digits }) {
   if (!known(value)) return "–";
-  const { unit, digits } = measure;
-  if (unit === "%") return (measure.key === "rise" ? signed : plain)(100 * value, digits) + " %";
-  if (unit === "bytes") return plain(value / 2 ** 30, 2) + " GiB";
+  if (unit === "fraction") return plain(100 * value, digits) + " %";
+  if (unit === "change") return signed(100 * value, digits) + " %";
+  if (unit === "bytes") return bytes(value);
   if (unit === "s") return seconds(value, digits);
-  return plain(value, Math.abs(value) >= 1000 ? 0 : digits);
+  return plain(value, Math.abs(value) >= 1000 ? 0 : digits) + (unit && ` ${unit}`);
+}
+function bytes(value) {
+  const power = Math.min(Math.max(Math.floor(Math.log2(Math.max(Math.abs(value), 1)) / 10), 0), 4);
+  return `${plain(value / 1024 ** power, power ? 2 : 0)} ${["B", "KiB", "MiB", "GiB", "TiB"][power]}`;
+}
+// Of some values of one measure the best, as it declares; null where it declares no direction, or all are the same.
+function bestOf(values, { better }) {
+  const present = values.filter(known);
+  const [low, high] = [Math.min(...present), Math.max(...present)];
+  return !better || !present.length || low === high ? null : better === "smaller" ? low : high;
 }
 function seconds(value, digits = 0) {
   if (value < 120) return plain(value, digits || (value < 10 ? 1 : 0)) + " s";

@@ -35,15 +35,14 @@ function oneRun() {
 function layersSection() {
   const run = data.runs[state.run];
   if (!run.layers) return [picker("layers"), h("p", { class: "soft" }, "This run has no layers.csv.")];
-  const { blocks, names, values } = run.layers;
+  const { blocks, names, values, units } = run.layers;
   const measures = Object.keys(values);
   const preferred = ["relative_error", "sparsity_found", ...measures];
   const chosen = measures.includes(state.layer) ? state.layer : preferred.find((one) => measures.includes(one));
   const numbers = values[chosen];
   const present = numbers.filter(known);
   const [low, high] = [Math.min(...present), Math.max(...present)];
-  const share = chosen.startsWith("sparsity");
-  const text = (value) => (share ? `${plain(100 * value, 2)} %` : axisNumber(value));
+  const text = (value) => (units[chosen] === "fraction" ? show(value, { unit: "fraction", digits: 2 }) : axisNumber(value) + (units[chosen] ? ` ${units[chosen]}` : ""));
   const [cell, left, top] = [Math.max(12, Math.min(30, Math.floor(960 / blocks.length))), 190, 8];
   const tall = 26, W = left + cell * blocks.length + 20, H = top + tall * names.length + 34;
   const every = Math.ceil(28 / cell);

@@ -71,8 +71,7 @@ function runsSection() {
     chips.replaceChildren(...state.filters.map(([key, value]) => h("button", { type: "button", class: "chip",
       "aria-label": `Remove the filter ${key} = ${value}`,
       onclick: () => { state.filters = state.filters.filter(([k, v]) => k !== key || v !== value); draw(); } }, `${key} = ${value} ×`)));
-    const best = Math.min(...members.map((i) => data.runs[i]).filter((run) => run.numbers["sparsity.found"] > 0.001)
-      .map((run) => run.numbers["perplexity.pruned"]).filter(known));
+    const pruned = members.map((i) => data.runs[i]).filter((run) => run.numbers["sparsity.found"] > 0.001);
     const columns = [
       { heading: "two", title: "Choose two runs to compare", value: (i) => (state.pair.includes(i) ? 0 : 1), cell: (i) => h("input", {
         type: "checkbox", "aria-label": `Compare ${label(i)}`, checked: state.pair.includes(i), onchange: (event) => pick(i, event.target.checked) }) },
@@ -81,11 +80,15 @@ function runsSection() {
       ...(rare.length ? [{ heading: "further", wide: true, title: rare.map(({ key }) => key).join(", "),
         value: (i) => further(i).map(({ key }) => `${key} ${data.runs[i].options[key]}`).join(", "),
         cell: (i) => further(i).map(({ key, heading }, k) => [k ? ", " : "", only(key, data.runs[i].options[key], `${heading} ${data.runs[i].options[key]}`)]) }] : []),
-      ...here.measures.filter(visible).map((measure) => ({ heading: measure.heading, num: true, title: measure.key,
-        value: (i) => data.runs[i].numbers[measure.key], cell: (i) => {
-          const value = data.runs[i].numbers[measure.key];
-          return h("span", { class: measure.key === "perplexity.pruned" && value === best && "best" }, show(value, measure));
-        } })),
+      ...here.measures.filter(visible).map((measure) => {
+        const best = bestOf(pruned.map((run) => run.numbers[measure.key]), measure);
+        return { heading: measure.heading, num: true, title: measure.key + (measure.better ? `: the ${measure.better} the better` : ""),
+          value: (i) => data.runs[i].numbers[measure.key], cell: (i) => {
+            const { numbers: { [measure.key]: value }, errors: { [measure.key]: error } } = data.runs[i];
+            return [h("span", { class: best !== null && value === best && pruned.includes(data.runs[i]) && "best" }, show(value, measure)),
+              error !== undefined && h("small", {}, ` ± ${show(error, measure)}`)];
+          } };
+      }),
       ...(members.some((i) => data.runs[i].notes.length) ? [{ heading: "notes", value: (i) => data.runs[i].notes.join(", ") }] : []),
       { heading: "more", title: "Command, layers, text", value: (i) => label(i), cell: (i) => h("button", { type: "button", class: "bare",
         "aria-label": `Open ${label(i)}`, onclick: () => openRun(i) }, "open") },
