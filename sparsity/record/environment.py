@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 import torch
 
+from .started import started
+
 PACKAGES = (
     "sparsity-lab",
     "torch",
@@ -31,10 +33,9 @@ PACKAGES = (
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    started = [Path(sys.executable).name] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*started, *sys.argv]),
+        "command": shlex.join([*started(processes), *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

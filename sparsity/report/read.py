@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ..core import UserError
+from ..user_error import UserError
 from ..record.store import ENVIRONMENT, RESULT
 
 Row = dict[str, str]

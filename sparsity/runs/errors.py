@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ..core import UserError
+from ..user_error import UserError
 from ..options.mistakes import MISTAKES, alternatives
 from . import sweeps, together
 
