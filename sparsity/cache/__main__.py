@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..user_error import UserError
 from ..record.console import console, say
 from ..record.folders import cache_dir, damage
+from ..user_error import UserError
 from .entry import SUFFIX, Entry
 from .keep import DENSE, STATISTICS, Cache, Item, remove
 

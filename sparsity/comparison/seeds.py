@@ -15,7 +15,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..user_error import UserError
+from ..core import UserError
 from .interval import Interval, Values, student, values
 
 

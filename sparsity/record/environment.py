@@ -68,6 +68,8 @@ def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
 def commit() -> str | None:
     """The commit of this checkout, with "+changes" if files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
+    if not (root / "run.py").is_file():  # installed, perhaps inside a repository that is somebody else's
+        return None
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..user_error import UserError
+from ..core import UserError
 from ..record.console import console, say
 from ..record.store import RunStore
 from . import seeds
@@ -64,9 +64,7 @@ def show(groups: Sequence[Group]) -> None:
 
 def main(words: Sequence[str], name: str = "python -m sparsity.report") -> int:
     """The command, called `name` in its help. 0; 1 after a mistake, which is then said in one message."""
-    parser = argparse.ArgumentParser(
-        prog=name, description="Compare finished runs: one page, a Markdown table, a CSV."
-    )
+    parser = argparse.ArgumentParser(prog=name, description="Compare finished runs: one page, a Markdown table, a CSV.")
     parser.add_argument("folders", nargs="+", type=Path, help="every run in and below them is read")
     parser.add_argument("--into", type=Path, help="where the files go (default: the first folder)")
     options = parser.parse_args(words)

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ..user_error import UserError
+from ..core import UserError
 from ..record.store import ENVIRONMENT, RESULT
 
 Row = dict[str, str]

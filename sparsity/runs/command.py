@@ -5,6 +5,7 @@ Light: --help, completion and the commands load what they need when they are cal
 
 from __future__ import annotations
 
+import gc
 import re
 import shlex
 import sys
@@ -32,6 +33,8 @@ def configuration() -> Path:
 
 def run() -> None:
     """What Hydra composes from the command line: one run, or all points of a sweep."""
+    if f"{__package__}.launch" not in sys.modules:
+        gc.disable()  # until modules are loaded: what they hold is no garbage, and looking for some in it is a tenth of the start
     import hydra
     from omegaconf import OmegaConf
 
@@ -46,6 +49,9 @@ def job(config: DictConfig) -> float | None:
     """One run. Launchers that start other processes import this function there, by its name."""
     from .launch import job
 
+    if not gc.isenabled():  # see `run`
+        gc.freeze()
+        gc.enable()
     return job(config)
 
 
@@ -101,9 +107,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main() -> int:
     """The program. Returns the status that the process ends with."""
-    first, *rest = [*sys.argv[1:], ""]
+    words = sys.argv[1:]
+    first = words[0] if words else ""
     if first in COMMANDS:
-        return COMMANDS[first](rest[:-1])
+        return COMMANDS[first](words[1:])
     if first == "--version":
         print(COMMAND, _version())
         return 0

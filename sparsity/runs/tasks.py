@@ -13,10 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from ..user_error import UserError
 from ..evaluation.local_tasks import local_tasks
 from ..record.console import say
 from ..record.store import RunStore
+from ..user_error import UserError
 
 HEADER = "# Written by `python -m sparsity.runs.tasks"
 

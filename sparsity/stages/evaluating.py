@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from ..cache import Cache, content_hash
 from ..core import Evaluator, Measured, Model, UserError
@@ -17,6 +17,9 @@ from ..models import Decoder, Itself, Loaded, ModelSource
 from ..record.folders import stamps
 from .key import versions
 from .loading import Dense
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Evaluators = Mapping[str, Evaluator]
 References = Mapping[str, Mapping[str, Tensor]]
