@@ -131,7 +131,7 @@ def clear(cache: Cache, kinds: Sequence[str]) -> int:
 
 def main(words: Sequence[str], name: str = "python -m sparsity.cache") -> int:
     """The command, called `name` in its help. 0; 1 if something is damaged, or after a mistake."""
-    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    parser = argparse.ArgumentParser(prog=name, description="What is kept between runs, in the user's cache folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, told in (
         ("list", "what is kept, the latest used first"),

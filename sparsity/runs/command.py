@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,10 +86,9 @@ def dashboard(words: Sequence[str]) -> int:
 
 def explain(words: Sequence[str]) -> int:
     """explain a group, an option or a value: help method, help method=pursuit, help calibration"""
-    try:
-        told = import_module("sparsity.options.help")
-    except ModuleNotFoundError:
+    if find_spec("sparsity.options.help") is None:
         return _refused(f"help is not written yet. {shlex.join(started())} --help lists every group and option")
+    told = import_module("sparsity.options.help")
     try:
         print(told.explain(list(words), configuration()))
     except UserError as error:

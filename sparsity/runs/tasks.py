@@ -53,7 +53,7 @@ def write(data: Path, tasks: Path) -> None:
 
 def main(words: Sequence[str], name: str = "python -m sparsity.runs.tasks") -> int:
     """The command, called `name` in its help. 0; 1 after a mistake, which is then said in one message."""
-    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    parser = argparse.ArgumentParser(prog=name, description="Write task files for lm-eval over data on this machine.")
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="holds a folder of .jsonl files for each task")
     parser.add_argument("tasks", type=Path, metavar="TASKS_FOLDER", help="made if it is not there")
     arguments = parser.parse_args(words)
