@@ -87,8 +87,8 @@ def test_a_bench_without_its_text_is_told_which_files_it_reads(monkeypatch, work
     """Before a model is loaded."""
     monkeypatch.setattr(SmolLM2, "load", refuse)
     monkeypatch.setattr(sys, "argv", ["bench"])
-    with pytest.raises(SystemExit, match="^error: (?s:.*)WIKITEXT2_RAW(?s:.*)dataset=pydocs"):
+    with pytest.raises(SystemExit, match=r"^error: (?s:.*)WIKITEXT2_RAW(?s:.*)dataset=pydocs"):
         profiling.main()
     monkeypatch.setattr(sys, "argv", ["bench", "dataset=pydoc"])
-    with pytest.raises(SystemExit, match="^error: (?s:.*)pydocs"):
+    with pytest.raises(SystemExit, match=r"^error: (?s:.*)pydocs"):
         profiling.main()
