@@ -21,6 +21,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast,
 import torch
 from torch import Tensor
 
+from .notes import NO_NOTES, Notes
 from .processes import ALONE, Processes
 from .user_error import UserError as UserError
 
@@ -342,11 +343,13 @@ class Evaluator(Protocol):
         """Raise `UserError` for every mistake that shows before a forward pass, such as too short a text."""
         ...
 
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        """What must be remembered of the dense model, on the CPU."""
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
+        """What must be remembered of the dense model, on the CPU. `notes`: where a long evaluation keeps how far it is."""
         ...
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured: ...
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured: ...
 
 
 class Criterion(ABC):

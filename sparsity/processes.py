@@ -27,6 +27,7 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 S = TypeVar("S")
+J = TypeVar("J")  # a JSON value
 PATIENCE = timedelta(days=30)  # others wait while the first one evaluates; torchrun itself ends all when one dies
 
 
@@ -45,6 +46,10 @@ class Processes(Protocol):
 
     def words(self, mine: str) -> list[str]:
         """What each of them says, by rank."""
+        ...
+
+    def agreed(self, mine: J) -> J:
+        """The JSON value of the first process, in all of them. What the others give is not read."""
         ...
 
     def merged(self, state: S | None, merge: Callable[[S, S], S], like: Callable[[], S]) -> S:
@@ -77,6 +82,9 @@ class Alone:
 
     def words(self, mine: str) -> list[str]:
         return [mine]
+
+    def agreed(self, mine: J) -> J:
+        return mine
 
     def merged(self, state: S | None, merge: Callable[[S, S], S], like: Callable[[], S]) -> S:
         assert state is not None
@@ -112,6 +120,10 @@ class Group:
         said = [letters.new_empty(longest) for _ in range(self.size)]
         dist.all_gather(said, torch.nn.functional.pad(letters, (0, longest - len(letters))))
         return [bytes(word[: int(n) - 1].tolist()).decode() for word, n in zip(said, lengths, strict=True)]
+
+    def agreed(self, mine: J) -> J:
+        said = self.words(json.dumps(mine) if self.rank == 0 else "")
+        return cast(J, json.loads(said[0]))
 
     def merged(self, state: S | None, merge: Callable[[S, S], S], like: Callable[[], S]) -> S:
         parts: list[Any] = [] if state is None else [*state] if isinstance(state, tuple) else [state]

@@ -9,6 +9,7 @@ flattered, and what is kept is not.) Memory: the weights and their gradients, Ad
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 
 from .core import UserError
+from .notes import NO_NOTES, Note, Notes
 
 WARM = 0.1  # of the steps, in which the rate rises from zero
+EVERY = 300.0  # seconds between two notes within an epoch: a note may be as large as the model
 
 
 class Tuned(NamedTuple):
@@ -73,56 +76,102 @@ class Tuning:
         cost: Callable[[range], float],
         batches: int,
         run: int = 0,
+        notes: Notes = NO_NOTES,
     ) -> Tuned:
         """Tune the float32 `weights` in place, and leave in them what cost least.
 
         `name`: of the cost; `slope`: sets the weights' gradients from one batch; `cost`: what they cost now on some batches; `run`:
-        which one of several tunings.
+        which one of several tunings; `notes`: where an interrupted tuning noted how far it was.
         """
         seen, judged = self.split(batches)
         # as many, next to them: where these fall and those do not, text was learnt by heart
         sample = seen[-len(judged) :]
-        before = cost(sample)
-        costs, kept = self._descend(weights, slope, lambda: cost(judged), seen, run)
+        descent = _Descent(self, weights, notes)
+        if not descent.costs:
+            descent.before, descent.costs, descent.best = cost(sample), [cost(judged)], _copies(weights)
+        descent.run(slope, lambda: cost(judged), self._order(seen, run), len(seen))
         facts = {
-            f"{name}_before": before,
+            f"{name}_before": descent.before,
             name: cost(sample),
-            "epochs": float(len(costs) - 1),
-            "kept_epoch": float(kept),
+            "epochs": float(len(descent.costs) - 1),
+            "kept_epoch": float(descent.kept),
         }
         if judged != seen:
-            facts |= {"held_out_before": costs[0], "held_out": costs[kept]}
-        return Tuned(facts, costs, kept)
+            facts |= {"held_out_before": descent.costs[0], "held_out": descent.costs[descent.kept]}
+        return Tuned(facts, descent.costs, descent.kept)
 
-    def _descend(
-        self,
-        weights: Sequence[Tensor],
-        slope: Callable[[int], None],
-        cost: Callable[[], float],
-        batches: range,
-        run: int,
-    ) -> tuple[list[float], int]:
-        """The cost before and after every epoch, and the epoch whose weights are left."""
-        optimizer = torch.optim.Adam(weights, lr=self.lr, fused=True)  # one pass over memory, not a dozen
-        steps = self.epochs * len(batches)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share_of_rate(step, steps))
+    def _order(self, batches: range, run: int) -> list[int]:
+        """The batch of every step, each epoch in an order of its own."""
         generator = torch.Generator().manual_seed(self.seed + run)  # a run apart, so that one can go on at any of them
-        costs, best, kept = [cost()], 0, _copies(weights)
-        for epoch in range(1, self.epochs + 1):
-            for at in torch.randperm(len(batches), generator=generator).tolist():
-                optimizer.zero_grad(set_to_none=True)
-                slope(batches[at])
-                optimizer.step()
-                rate.step()
-            costs.append(cost())
-            if costs[-1] < costs[best]:
-                best, kept = epoch, _copies(weights)
-            if epoch - best >= self.patience:
+        epochs = (torch.randperm(len(batches), generator=generator) for _ in range(self.epochs))
+        return [batches[at] for order in epochs for at in order.tolist()]
+
+
+class _Descent:
+    """Adam's way down, and how far it is. It resumes at its newest note, to the last bit."""
+
+    def __init__(self, tuning: Tuning, weights: Sequence[Tensor], notes: Notes):
+        self.weights, self._tuning, self._notes = weights, tuning, notes
+        self._optimizer = torch.optim.Adam(weights, lr=tuning.lr, fused=True)  # one pass over memory, not a dozen
+        self.taken = 0  # steps
+        self.before = math.nan  # the cost of the sample at the start
+        self.costs: list[float] = []  # before and after every epoch
+        self.kept = 0  # the epoch that cost least
+        self.best: list[Tensor] = []  # its weights
+        for note in notes.read()[-1:]:
+            self._resume(note)
+
+    def run(self, slope: Callable[[int], None], cost: Callable[[], float], order: Sequence[int], epoch: int) -> None:
+        """Take the steps that are left, each from the gradients of one batch of `order`; `epoch`: steps in an epoch.
+
+        At the end the weights are those of the epoch that cost least.
+        """
+        noted = time.monotonic()
+        while self.taken < len(order):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._tuning.lr * _share_of_rate(self.taken, len(order))
+            self._optimizer.zero_grad(set_to_none=True)
+            slope(order[self.taken])
+            self._optimizer.step()
+            self.taken += 1
+            ended = self.taken % epoch == 0
+            if ended and self._enough(cost()):
                 break
+            if self.taken < len(order) and (ended or time.monotonic() - noted >= EVERY):
+                self._note()
+                noted = time.monotonic()
         with torch.no_grad():
-            for weight, copy in zip(weights, kept, strict=True):
-                weight.copy_(copy)
-        return costs, best
+            for weight, best in zip(self.weights, self.best, strict=True):
+                weight.copy_(best)
+
+    def _enough(self, cost: float) -> bool:
+        """Record the cost of an epoch; whether too many have brought nothing."""
+        self.costs.append(cost)
+        epoch = len(self.costs) - 1
+        if cost < self.costs[self.kept]:
+            self.kept, self.best = epoch, _copies(self.weights)
+        return epoch - self.kept >= self._tuning.patience
+
+    def _note(self) -> None:
+        tensors: dict[str, Tensor] = {}
+        for i, (weight, best) in enumerate(zip(self.weights, self.best, strict=True)):
+            state = self._optimizer.state.get(weight, {})  # a weight that no batch has reached has none
+            tensors |= {f"{i}.weight": weight.detach(), f"{i}.best": best}
+            tensors |= {f"{i}.adam.{name}": value for name, value in state.items()}
+        about = {"taken": self.taken, "before": self.before, "costs": self.costs, "kept": self.kept}
+        self._notes.replace(about, tensors)
+
+    @torch.no_grad()
+    def _resume(self, note: Note) -> None:
+        about, tensors = note
+        self.taken, self.before, self.costs, self.kept = (about[key] for key in ("taken", "before", "costs", "kept"))
+        self.best = [tensors[f"{i}.best"].to(weight.device) for i, weight in enumerate(self.weights)]
+        for i, weight in enumerate(self.weights):
+            weight.copy_(tensors[f"{i}.weight"])
+            mine = f"{i}.adam."
+            state = {name.removeprefix(mine): value for name, value in tensors.items() if name.startswith(mine)}
+            if state:
+                self._optimizer.state[weight] = {name: value.to(weight.device) for name, value in state.items()}
 
 
 def _copies(weights: Sequence[Tensor]) -> list[Tensor]:

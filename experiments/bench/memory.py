@@ -35,7 +35,10 @@ from sparsity.models.skeleton import skeleton
 from sparsity.models.tiny import tokenizer
 from sparsity.options.components import build, components
 from sparsity.options.settings import read
-from sparsity.stages.resources import needed, shapes
+from sparsity.stages import STAGES
+from sparsity.stages.resources import needed
+from sparsity.stages.sizes import shapes
+from sparsity.stages.stage import Outlook
 
 ROOT = Path(__file__).parents[2]
 TEXT = 16_384  # tokens, of a byte each
@@ -146,14 +149,9 @@ def plan_table(config: PreTrainedConfig, dtype: torch.dtype) -> None:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             composed = compose("config", words)
         settings, parts = read(composed), build(components(composed))
-        need = needed(
-            settings,
-            parts,
-            decoder,
-            plan(decoder, parts.method, parts.pattern, parts.corrector),
-            341_469,  # WikiText-2's test rows in Llama's tokens
-            stream=True,
-        )
+        the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector)
+        tokens = 341_469  # WikiText-2's test rows in Llama's tokens
+        need = needed(STAGES, Outlook(settings, parts, decoder, the_plan, tokens, streamed=True))
         pruning = need.stages["prune"]
         text = f"{settings.calibration.num_sequences} x {settings.calibration.seqlen}"
         held = (pruning["statistics"], pruning["hidden states"], need.memory, sum(need.disk.values()))

@@ -5,7 +5,7 @@ no block; one that asks for more collects what is missing, in another walk.
 A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
 taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
 wait for it: the lock is the operating system's, so that of a process that died is free. Of the processes of one run the first
-one has the files: the others walk along where there is a walk, and are told the states.
+one has the files. All take the same way: the others walk where there is a walk, and receive the states.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it
-KEPT = "kept"  # what the first process says of a file, and of all that was asked for
 
 
 class Recalled:
@@ -85,7 +84,7 @@ class Recalled:
 def recalled(
     cache: Cache,
     about: Mapping[str, Any],
-    told: Mapping[str, Any],
+    labels: Mapping[str, Any],
     decoder: Decoder,
     needs: Needs,
     shared: Callable[[], Needs],
@@ -95,58 +94,76 @@ def recalled(
 ) -> Iterator[Stream | None]:
     """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
 
-    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds; `shared`:
-    `needs`, and what others will need who come later: if there must be a walk, it collects that too.
+    `about`: all that determines a bit of the statistics; `labels`: names, for people; `walker` makes the stream that folds;
+    `shared`: `needs`, and what later runs will need: if there must be a walk, it collects that too.
     """
-    if processes.rank:
-        yield _followed(decoder, shared, device, walker, processes)
-        return
-    folder = cache.folder / STATISTICS / content_hash(about)[:32]
-    names = named(needs)
-    forwards, walks = 0, False
+    names, forwards = named(needs), 0
     with ExitStack() as stack:
-        places = known(folder, names, stack)
-        if names - places.keys() and writable(folder.parent):
-            with held(folder.with_suffix(".lock"), "collecting these statistics"):
-                # another process may have walked meanwhile; and a file may lack a name because it is damaged
-                places |= known(folder, names - places.keys(), stack, every=True)
-                if names - places.keys():
-                    more = shared()
-                    places |= known(folder, named(more) - places.keys(), stack)
-                    wanted, walks = lacking(more, places), True
-                    processes.words(json.dumps([*places]))
-                    blocks = {site.block for site, taps in wanted.items() if taps}
-                    stream = walker()
-                    for block, stats in collect(stream, wanted):
-                        key, content = filed(block, stats, {**told, **about})
-                        path = cache.write(folder, key, content, expected=len(blocks) * len(content))
-                        processes.words("" if path is None else KEPT)
-                        if path is None:
-                            break
-                        places |= located(stack.enter_context(closing(Entry(path))))
-                    forwards = stream.forwards
-        if not walks:
-            processes.words(json.dumps(None))
-        processes.words(KEPT if names <= places.keys() else "")
-        yield Recalled(decoder, device, places, forwards, processes) if names <= places.keys() else None
+        files: _Files = _Kept(cache, about, labels, stack) if processes.rank == 0 else _Files()
+        with files.completing(names) as incomplete:
+            if processes.agreed(incomplete):
+                wanted = shared()
+                wanted = lacking(wanted, processes.agreed([*files.find(named(wanted))]))
+                count = len({site.block for site, taps in wanted.items() if taps})
+                stream = walker()
+                for block, stats in collect(stream, wanted):
+                    if not processes.agreed(files.keep(block, stats, count)):
+                        break
+                forwards = stream.forwards
+        whole = processes.agreed(names <= files.places.keys())
+        yield Recalled(decoder, device, files.places, forwards, processes) if whole else None
 
 
-def _followed(
-    decoder: Decoder,
-    shared: Callable[[], Needs],
-    device: torch.device,
-    walker: Callable[[], BlockStream],
-    processes: Processes,
-) -> Stream | None:
-    """`recalled` in the other processes of a run: what the first one says has its counterpart here."""
-    forwards, places = 0, json.loads(processes.words("")[0])
-    if places is not None:
-        stream = walker()
-        for _ in collect(stream, lacking(shared(), places)):
-            if processes.words("")[0] != KEPT:
-                break
-        forwards = stream.forwards
-    return Recalled(decoder, device, {}, forwards, processes) if processes.words("")[0] == KEPT else None
+class _Files:
+    """The files of the statistics as the processes that have none see them: all but the first."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Place] = {}
+
+    @contextmanager
+    def completing(self, names: Set[str]) -> Iterator[bool]:
+        """Whether some of these states must be collected; while it lasts, no other run collects them."""
+        yield False
+
+    def find(self, names: Set[str]) -> Collection[str]:
+        """The names of all states that are known, these included where their files are found."""
+        return self.places
+
+    def keep(self, block: Block, stats: Mapping[Site, Stats], count: int) -> bool:
+        """Write a block's states, one of `count` blocks that are of use together. False if they could not be kept."""
+        return False
+
+
+class _Kept(_Files):
+    """The files of the statistics as the first process has them. They stay open until the stack ends."""
+
+    def __init__(self, cache: Cache, about: Mapping[str, Any], labels: Mapping[str, Any], stack: ExitStack):
+        super().__init__()
+        self._cache, self._stack = cache, stack
+        self._folder = cache.folder / STATISTICS / content_hash(about)[:32]
+        self._walk = {**labels, **about}
+
+    @contextmanager
+    def completing(self, names: Set[str]) -> Iterator[bool]:
+        self.find(names)
+        if names <= self.places.keys() or not writable(self._folder.parent):
+            yield False
+            return
+        with held(self._folder.with_suffix(".lock"), "collecting these statistics"):
+            # another process may have collected them meanwhile; and a file may lack a name because it is damaged
+            self.places |= known(self._folder, names - self.places.keys(), self._stack, every=True)
+            yield not names <= self.places.keys()
+
+    def find(self, names: Set[str]) -> Collection[str]:
+        self.places |= known(self._folder, names - self.places.keys(), self._stack)
+        return self.places
+
+    def keep(self, block: Block, stats: Mapping[Site, Stats], count: int) -> bool:
+        key, content = filed(block, stats, self._walk)
+        path = self._cache.write(self._folder, key, content, expected=count * len(content))
+        if path is not None:
+            self.places |= located(self._stack.enter_context(closing(Entry(path))))
+        return path is not None
 
 
 def lacking(needs: Needs, places: Collection[str]) -> Needs:

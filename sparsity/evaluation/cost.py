@@ -24,6 +24,7 @@ from torch.nn import functional
 from ..core import Measured, Model, UserError
 from ..linalg import nonzeros
 from ..models.packed import packed_bytes
+from ..notes import NO_NOTES, Notes
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,16 @@ class Cost:
     def check(self, ids_N: Tensor) -> None:
         """Nothing of the text is read."""
 
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         if self.semi_structured and dense.device.type != "cuda":
             raise UserError(
                 f"evaluation.cost.semi_structured=true cannot run on {dense.device.type}: expected device=cuda. Leave it false"
             )
         return {"seconds": torch.tensor(self._seconds(dense), dtype=torch.float64)} | _sizes(dense)
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured:
         tokens = self.batch_size * self.seqlen
         timed = {"dense": reference["seconds"].tolist(), "pruned": self._seconds(pruned)}
         sizes = {"dense": reference, "pruned": _sizes(pruned)}

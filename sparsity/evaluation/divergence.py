@@ -10,13 +10,14 @@ the logits of both models exist for a few positions at a time, never for a whole
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..notes import NO_NOTES, Notes, part_by_part
 from ..predictions import divergence
 from .windows import Windowed
 
@@ -25,22 +26,31 @@ TAIL = "outside."  # marks the parameters among what is remembered
 
 @dataclass(frozen=True)
 class Divergence(Windowed):
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        hidden_WTI = torch.cat([hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(self.batches(ids_N))])
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
+        def each(batches: Sequence[Tensor]) -> Iterator[Tensor]:
+            return (hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(batches))
+
+        hidden_WTI = torch.cat([*part_by_part(notes, self.batches(ids_N), each)])
         self.check_finite(hidden_WTI.double().mean((1, 2)), "the dense model's mean hidden state", dense, ids_N)
         outside = {f"{TAIL}{name}": value.detach().cpu() for name, value in dense.outside().items()}
         return {"hidden": hidden_WTI, **outside}
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured:
         outside = {  # to the device once: every piece of every window needs them
             name.removeprefix(TAIL): value.to(pruned.device)
             for name, value in reference.items()
             if name.startswith(TAIL)
         }
-        batches, dense = self.batches(ids_N), reference["hidden"].split(self.batch_size)
-        hidden = pruned.hidden_of(batches)
-        parts = [_of_batch(pruned, *batch, outside) for batch in zip(batches, dense, hidden, strict=True)]
-        kl_W, agreement_W = (torch.cat(part) / (self.seqlen - 1) for part in zip(*parts, strict=True))
+        windows = [*zip(self.batches(ids_N), reference["hidden"].split(self.batch_size), strict=True)]
+
+        def each(left: Sequence[tuple[Tensor, Tensor]]) -> Iterator[Tensor]:
+            hidden = pruned.hidden_of([ids_BT for ids_BT, _ in left])
+            for (ids_BT, dense_BTI), pruned_BTI in zip(left, hidden, strict=True):
+                yield torch.stack(_of_batch(pruned, ids_BT, dense_BTI, pruned_BTI, outside))
+
+        kl_W, agreement_W = torch.cat([*part_by_part(notes, windows, each)], dim=1) / (self.seqlen - 1)
         self.check_finite(kl_W, "the divergence", pruned, ids_N)
         columns = {"kl": kl_W, "agreement": agreement_W}
         return self.measured("divergence", {name: value_W.mean().item() for name, value_W in columns.items()}, columns)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..notes import NO_NOTES, Notes
 from .packing import pack, unpack
 
 
@@ -36,10 +37,12 @@ class Generation:
     def check(self, ids_N: Tensor) -> None:
         """Nothing of the text is read."""
 
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         return {"written": pack(self._written(dense))}
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured:
         dense, after = unpack(reference["written"]), self._written(pruned)
         rows = []
         for prompt, a, b in zip(self.prompts, dense, after, strict=True):

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..core import Measured, Model, UserError
+from ..notes import NO_NOTES, Notes
 from ..record.folders import stamps
 from . import harness
 from .packing import pack, unpack
@@ -80,10 +81,12 @@ class LMEval:
         """Loads the tasks and their documents."""
         self._load()
 
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         return {"answers": pack(self._answers(dense, "dense"))}
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured:
         dense, after = unpack(reference["answers"]), unpack(pack(self._answers(pruned, "pruned")))
         summary = {
             "dense": dense["metrics"],

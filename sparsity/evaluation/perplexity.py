@@ -5,7 +5,7 @@ Perplexities compare only at one window length. Every window's NLL is kept, so m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core import Measured, Model
+from ..notes import NO_NOTES, Notes, part_by_part
 from .windows import Windowed
 
 
@@ -33,17 +34,22 @@ def perplexity(nll_W: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Perplexity(Windowed):
-    def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
-        return {"nll": self._nll(dense, ids_N, "dense")}
+    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
+        return {"nll": self._nll(dense, ids_N, "dense", notes)}
 
-    def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
-        dense_W, pruned_W = reference["nll"], self._nll(pruned, ids_N, "pruned")
+    def compare(
+        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
+    ) -> Measured:
+        dense_W, pruned_W = reference["nll"], self._nll(pruned, ids_N, "pruned", notes)
         summary = {"dense": perplexity(dense_W), "pruned": perplexity(pruned_W)}
         return self.measured("windows", summary, {"nll_dense": dense_W, "nll_pruned": pruned_W})
 
-    def _nll(self, model: Model, ids_N: Tensor, which: str) -> Tensor:
-        batches = self.batches(ids_N)
-        logits = model.logits_of(batches)
-        nll_W = torch.cat([nll(next(logits), ids_BT) for ids_BT in batches])  # one batch's logits at a time
+    def _nll(self, model: Model, ids_N: Tensor, which: str, notes: Notes) -> Tensor:
+        def each(batches: Sequence[Tensor]) -> Iterator[Tensor]:
+            logits = model.logits_of(batches)
+            for ids_BT in batches:
+                yield nll(next(logits), ids_BT)  # one batch's logits at a time
+
+        nll_W = torch.cat([*part_by_part(notes, self.batches(ids_N), each)])
         self.check_finite(nll_W, f"the {which} model's NLL", model, ids_N)
         return nll_W

@@ -37,8 +37,11 @@ class Linear:
 
     @property
     def weight_OI(self) -> Tensor:
-        weight = self.weight.detach()
-        return weight.T if self.transposed else weight
+        return self.turned(self.weight.detach())
+
+    def turned(self, x_ANY: Tensor) -> Tensor:
+        """A matrix in the storage order as (O, I), or one that is (O, I) in the storage order."""
+        return x_ANY.T if self.transposed else x_ANY
 
 
 class Home(Protocol):

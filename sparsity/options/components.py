@@ -110,46 +110,6 @@ def _class(target: str) -> type:
     return cls
 
 
-def check_streams(parts: Parts, settings: Settings, processes: int) -> None:
-    """Refuse what needs the whole of a model that is read block by block."""
-    read = [name for name in ("model", "reference") if getattr(parts, name).stream]
-    if not read:
-        return
-    for name, evaluator in parts.evaluation.items():
-        if not evaluator.streams:
-            raise UserError(
-                f"evaluation {name} runs whole models, and {read[0]}.stream=true leaves its blocks in their files: expected "
-                f"evaluations over windows (perplexity, divergence). Add save=true, and evaluate the checkpoint where it fits"
-            )
-    if not parts.model.stream:
-        return
-    if not parts.allocation.streams:
-        raise UserError(
-            f"allocation {parts.allocation} runs the whole model many times, and model.stream=true leaves its blocks in their "
-            f"files: expected an allocation that sees one block at a time. Use allocation=uniform or allocation=owl"
-        )
-    if parts.recover.reads_text:
-        raise UserError(
-            "recover tunes the survivors of all blocks together, and model.stream=true leaves the blocks in their files: expected "
-            "recover=none. Use refine=block, which tunes one block at a time, or leave model.stream=false"
-        )
-    if written := settings.calibration.written:
-        raise UserError(
-            f"calibration.written={written} runs the whole model for every token, and model.stream=true would read all of its "
-            f"blocks as often: expected 0. Leave one of them as it is by default"
-        )
-    if processes > 1:
-        raise UserError(
-            f"model.stream=true keeps the blocks that have changed in the folder of one process: expected one, got {processes}. "
-            f"Start python run.py without torchrun, or leave model.stream=false"
-        )
-    if settings.packed:
-        raise UserError(
-            "packed=true holds the whole model, and model.stream=true leaves its blocks in their files: expected one of them. "
-            "Pack the saved checkpoint where it fits: method=dense model=local save=true packed=true"
-        )
-
-
 def build(parts: Mapping[str, Any]) -> Parts:
     """The components, constructed once. What a constructor raises is raised as it said it."""
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..core import Site
 from ..models import Decoder
+from ..notes import NO_NOTES, Notes
 
 
 class Taught(NamedTuple):
@@ -39,6 +40,17 @@ class Recovery(Protocol):
         """What must be known of the dense model, where it is. `head`: its head will be pruned too."""
         ...
 
-    def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
-        """`sites`: the layers of the blocks that were pruned; `batches`: the calibration text's ids, (B, T) each."""
+    def recover(
+        self,
+        pruned: Decoder,
+        keeps: Mapping[Site, Tensor],
+        batches: Sequence[Tensor],
+        taught: Taught,
+        notes: Notes = NO_NOTES,
+    ) -> Recovered:
+        """Tune the survivors in place.
+
+        `keeps`: the masks (O, I) of the layers of the blocks that were pruned; `batches`: the calibration text's ids, (B, T) each;
+        `notes`: where it keeps how far it is, so that it resumes there.
+        """
         ...

@@ -13,7 +13,7 @@ the activations of one batch: of all blocks, or with `recompute` of one, for a s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core import Site
 from ..models import Decoder
+from ..notes import NO_NOTES, Notes
 from ..predictions import divergence, slope
 from ..tuning import Tuning
 from .base import Recovered, Taught
@@ -41,10 +42,17 @@ class Distillation(Tuning):
         outside = {name: p.to("cpu", copy=True) for name, p in dense.outside().items()} if head else {}
         return Taught([hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(batches)], outside)
 
-    def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
-        student = _Student(pruned, sites, batches, taught, self.recompute)
+    def recover(
+        self,
+        pruned: Decoder,
+        keeps: Mapping[Site, Tensor],
+        batches: Sequence[Tensor],
+        taught: Taught,
+        notes: Notes = NO_NOTES,
+    ) -> Recovered:
+        student = _Student(pruned, keeps, batches, taught, self.recompute)
         with student.learning():
-            tuned = self.tune("kl", student.weights, student.slope, student.divergence, len(batches))
+            tuned = self.tune("kl", student.weights, student.slope, student.divergence, len(batches), notes=notes)
         rows = [{"epoch": epoch, "kl": kl, "kept": epoch == tuned.kept} for epoch, kl in enumerate(tuned.costs)]
         return Recovered(tuned.facts, rows)
 
@@ -53,13 +61,14 @@ class _Student:
     """The pruned model, seen through float32 weights: its own where they are."""
 
     def __init__(
-        self, decoder: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught, recompute: bool
+        self, decoder: Decoder, keeps: Mapping[Site, Tensor], batches: Sequence[Tensor], taught: Taught, recompute: bool
     ):
         self.decoder, self.batches, self.recompute = decoder, batches, recompute
         self.dense = [hidden_BTI.to(decoder.device) for hidden_BTI in taught.hidden]
         self.outside = {name: p.to(decoder.device) for name, p in taught.outside.items()}
-        self._free = [decoder.blocks[site.block].linears[site].weight for site in sites]
-        self._keeps = [parameter != 0 for parameter in self._free]
+        linears = {site: decoder.blocks[site.block].linears[site] for site in keeps}
+        self._free = [linear.weight for linear in linears.values()]
+        self._keeps = [linear.turned(keeps[site]) for site, linear in linears.items()]
         self.weights = [parameter.detach().float() for parameter in self._free]
 
     @contextmanager

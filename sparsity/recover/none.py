@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..core import Site
 from ..models import Decoder
+from ..notes import NO_NOTES, Notes
 from .base import Recovered, Taught
 
 
@@ -24,5 +25,12 @@ class NoRecovery:
     def teach(self, dense: Decoder, batches: Sequence[Tensor], head: bool) -> Taught:
         return Taught([], {})
 
-    def recover(self, pruned: Decoder, sites: Collection[Site], batches: Sequence[Tensor], taught: Taught) -> Recovered:
+    def recover(
+        self,
+        pruned: Decoder,
+        keeps: Mapping[Site, Tensor],
+        batches: Sequence[Tensor],
+        taught: Taught,
+        notes: Notes = NO_NOTES,
+    ) -> Recovered:
         return Recovered({}, [])

@@ -61,7 +61,7 @@ class _Tuned:
         weights = dict(self._fixed)
         for site, weight_OI in self.free.items():
             kept_OI = weight_OI.to(self.block.layer(site).weight_OI.dtype)
-            weights[self._names[site]] = kept_OI.T if self.block.linears[site].transposed else kept_OI
+            weights[self._names[site]] = self.block.linears[site].turned(kept_OI)
 
         def block(*args: Any, **kwargs: Any) -> Any:
             return functional_call(self.block.module, weights, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +11,12 @@ from typing import Any, cast
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from ..options.components import Parts, build, check_targets, components
 from ..options.mistakes import MISTAKES
+from ..options.settings import Settings, read
 from ..processes import Processes, connected
 from ..record.groups import COMPONENTS, SHARED
 from ..record.numbers import is_number
@@ -79,10 +81,14 @@ def place(hydra: DictConfig, name: str) -> Place:
     return Place(Path(hydra.runtime.output_dir), root.absolute(), choices, words, folder, swept, others)
 
 
-def _composed(name: str, points: Sequence[Sequence[str]]) -> Iterator[DictConfig]:
-    """Those that can be composed: an option of one corrector may not exist for another. None in a worker without Hydra's files."""
+def _composed(name: str, points: Sequence[Sequence[str]]) -> Iterator[tuple[Parts, Settings]]:
+    """The points that can be composed: an option of one corrector may not exist for another, whose own run will say so.
+
+    None in a worker without Hydra's files.
+    """
     for words in points if GlobalHydra.instance().is_initialized() else ():
-        try:
-            yield compose(name, list(words))
-        except HydraException:
-            continue
+        with suppress(*MISTAKES):
+            config = compose(name, list(words))
+            settings, options = read(config), components(config)
+            check_targets(options, settings.allow)
+            yield build(options), settings

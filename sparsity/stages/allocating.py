@@ -1,52 +1,71 @@
-"""A run's allocation: measured on the dense model before the first layer is pruned, or read where an earlier run measured it.
+"""The stage `allocate`: how much of the total each layer gives up, measured on the dense model before the first layer is pruned, or
+read where an earlier run measured it.
 
-What is kept is the measurement, not the shares, so that all sparsities and bounds of a sweep read one. A run that is resumed allots
-as it did: its model is dense again until the journal's blocks are written, and equal measurements give equal shares. Of several
-processes the first one measures, and tells the others.
+What is kept is the measurement, not the shares, so that all sparsities and bounds of a sweep read one. A run that resumes allocates
+again: its model is dense until the journal's blocks are written, and equal measurements give equal shares. Of several processes
+the first one measures, and the others receive what it measured.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..allocation import Shapes
-from ..core import Layer
-from ..engine import Plan
+from ..core import Layer, UserError
 from ..record.environment import circumstances
-from .calibration import calibration, text
+from .calibration import calibration, model_and_text
 from .job import Job
 from .key import measurement_key
-from .loading import Dense
+from .loading import DenseModel
+from .stage import Found, Plain
+
+if TYPE_CHECKING:
+    from .work import Work
 
 
-def allocate(job: Job, dense: Dense, plan: Plan, ids_BT: Tensor | None) -> Plan:
-    """The plan with a pattern for every layer of the blocks of which anything is asked. Writes allocation.csv."""
-    asked = [site for site in plan.needs if plan.method.asked(site, plan.patterns[site])]
-    if not asked:
-        return plan
-    shapes: Shapes = {site: _shape(dense.decoder.layer(site)) for site in asked}
-    allocation = job.parts.allocation
-    measures = job.processes.rank == 0 and allocation.measurement is not None
-    measured = _measured(job, dense, shapes, ids_BT) if measures and ids_BT is not None else {}
-    names = json.loads(job.processes.words(json.dumps([*measured]))[0])
-    measured = dict(zip(names, job.processes.each([*measured.values()]), strict=True))
-    found = allocation.allot(job.parts.pattern, shapes, measured)
-    if found.rows and job.processes.rank == 0:
-        job.store.csv("allocation.csv", found.rows)
-    return replace(plan, patterns={**plan.patterns, **found.patterns})
+@dataclass(frozen=True)
+class Allocate(Plain):
+    name = "allocate"
+
+    def check(self, job: Job) -> None:
+        allocation = job.parts.allocation
+        if job.parts.model.stream and not allocation.streams:
+            raise UserError(
+                f"allocation {allocation} runs the whole model many times, and model.stream=true leaves its blocks in their files: "
+                f"expected an allocation that sees one block at a time. Use allocation=uniform or allocation=owl"
+            )
+        allocation.check(job.parts.pattern)
+
+    def do(self, work: Work, known: None) -> Found:
+        """Give the plan a pattern for every layer of the blocks from which anything is removed."""
+        plan, job = work.plan, work.job
+        asked = [site for site in plan.needs if plan.method.asked(site, plan.patterns[site])]
+        if not asked:
+            return Found()
+        with work.busy("measuring what layers can give up"):
+            shapes: Shapes = {site: _shape(work.decoder.layer(site)) for site in asked}
+            allocation, processes = job.parts.allocation, job.processes
+            measured: Mapping[str, Tensor] = {}
+            if processes.rank == 0 and allocation.measurement is not None and work.ids_BT is not None:
+                measured = _measured(job, work.dense, shapes, work.ids_BT)
+            names = processes.agreed([*measured])
+            measured = dict(zip(names, processes.each([*measured.values()]), strict=True))
+        shares = allocation.allot(job.parts.pattern, shapes, measured)
+        work.plan = replace(plan, patterns={**plan.patterns, **shares.patterns})
+        return Found(tables={"allocation": shares.rows} if shares.rows else {})
 
 
-def _measured(job: Job, dense: Dense, shapes: Shapes, ids_BT: Tensor) -> Mapping[str, Tensor]:
+def _measured(job: Job, dense: DenseModel, shapes: Shapes, ids_BT: Tensor) -> Mapping[str, Tensor]:
     allocation = job.parts.allocation
     content = {
         "evaluator": allocation.measurement,
         "layers": [site.name for site in shapes],
         "batch_size": job.settings.calibration.batch_size,
-        **text(dense, ids_BT),
+        **model_and_text(dense, ids_BT),
         **circumstances(job.device),
         **measurement_key(allocation),
     }

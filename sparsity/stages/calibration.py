@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from torch import Tensor
@@ -13,23 +13,22 @@ from ..cache import recalled
 from ..core import distinct
 from ..engine import asks
 from ..models import Decoder
-from ..options.components import Parts, build, check_targets, components
-from ..options.mistakes import MISTAKES
-from ..options.settings import Settings, read
+from ..options.components import Parts
+from ..options.settings import Settings
 from ..processes import ALONE, Processes
 from ..record import console
 from ..record.environment import circumstances
 from ..stream import BlockStream, Needs, Propagate, Stream, Target
 from .job import Job
 from .key import statistics_key
-from .loading import Dense
-from .resources import statistics
+from .loading import DenseModel
+from .sizes import statistics
 
 
 @contextmanager
 def calibration(
     job: Job,
-    dense: Dense,
+    dense: DenseModel,
     needs: Needs,
     ids_BT: Tensor | None,
     propagate: Propagate,
@@ -56,12 +55,12 @@ def calibration(
     if ids_BT is None or target is not None or propagate != "dense" or not job.settings.cache.statistics:
         yield walker()
         return
-    about = {**text(dense, ids_BT), "batch_size": batch_size, **statistics_key(needs)}
+    about = {**model_and_text(dense, ids_BT), "batch_size": batch_size, **statistics_key(needs)}
     about |= circumstances(job.device, processes.size)
-    told = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
+    labels = {"name": dense.loaded.name, "text": job.parts.dataset.describe()}
     with ExitStack() as stack:
         shared = partial(_shared, job, dense.decoder, needs)
-        along = recalled(job.cache, about, told, dense.decoder, needs, shared, job.device, walker, processes)
+        along = recalled(job.cache, about, labels, dense.decoder, needs, shared, job.device, walker, processes)
         found = stack.enter_context(along)
         stream: Stream = found or walker()
         if found is None:
@@ -85,14 +84,10 @@ def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
 
 def _points(job: Job) -> Iterator[tuple[Parts, Settings]]:
     yield job.parts, job.settings
-    for config in job.place.kin():
-        with suppress(*MISTAKES):  # whose point will say so
-            options = components(config)
-            check_targets(options, job.settings.allow)
-            yield build(options), read(config)
+    yield from job.place.kin()
 
 
-def text(dense: Dense, ids_BT: Tensor) -> dict[str, object]:
-    """The model and the ids, for a key."""
+def model_and_text(dense: DenseModel, ids_BT: Tensor) -> dict[str, object]:
+    """The dense model and the ids, for a key."""
     digest = hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest()
     return {"model": dense.fingerprint, "ids": digest, "shape": list(ids_BT.shape)}

@@ -1,39 +1,105 @@
-"""A run's calibration text as ids: sequences at random positions of the dataset's text, and those that the model writes itself."""
+"""The stage `draw`: the calibration text as ids, sequences at random positions of the dataset's text and those that the model
+writes itself, and the evaluation text.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..core import UserError
 from ..datasets import sample_apart
-from ..engine import Plan
-from ..models import written
+from ..datasets.overlap import SPAN, shared_tokens
+from ..models import Decoder, written
+from ..models.writing import AT_ONCE
+from ..options.settings import Calibration
+from ..record import console
 from ..record.environment import circumstances
-from .calibration import text
+from .calibration import model_and_text
 from .job import Job
 from .key import writing_key
-from .loading import Dense
+from .loading import DenseModel
+from .sizes import Shapes
+from .stage import Cost, Found, Outlook, Plain
+
+if TYPE_CHECKING:
+    from .work import Work
 
 
-class Sequences(NamedTuple):
-    ids_BT: Tensor | None  # that are learnt from; None where nothing asks for them
-    held_out_HT: Tensor | None  # that are not, at other places of the text; None if there are none
+@dataclass(frozen=True)
+class Draw(Plain):
+    name = "draw"
+
+    def check(self, job: Job) -> None:
+        text = job.settings.calibration
+        job.parts.dataset.check()
+        if text.written and text.prompt >= text.seqlen:
+            raise UserError(
+                f"calibration.prompt={text.prompt} leaves nothing of calibration.seqlen={text.seqlen} tokens to write: expected "
+                f"fewer, such as 16"
+            )
+        if text.written and job.parts.model.stream:
+            raise UserError(
+                f"calibration.written={text.written} runs the whole model for every token, and model.stream=true would read all of "
+                f"its blocks as often: expected 0. Leave one of them as it is by default"
+            )
+        if text.held_out and job.settings.layer_error is False:
+            raise UserError(
+                f"calibration.held_out={text.held_out} is text to take the layers' errors on, and layer_error=false asks for none. "
+                f"Leave one of them out"
+            )
+        batches = -(-text.sequences // text.batch_size)
+        if batches < job.processes.size:
+            console.say(
+                f"{batches} batches of calibration text for {job.processes.size} processes: some have none. "
+                f"calibration.batch_size={max(text.sequences // job.processes.size, 1)} gives each a part"
+            )
+
+    def cost(self, outlook: Outlook) -> Cost:
+        """The keys and values of all blocks for `AT_ONCE` sequences, where the model writes text, and the logits of their
+        prompts.
+        """
+        calibration, of = outlook.settings.calibration, outlook.shapes
+        asked = outlook.plan.last >= 0 or reads_text(outlook.parts)
+        tokens = calibration.written * calibration.seqlen * asked
+        each = len(outlook.decoder.blocks) * of.operations(calibration.seqlen) + of.logits
+        peaks = {"write": _written_at_once(calibration, outlook.decoder, of)} if tokens else {}
+        return Cost(peaks=peaks, operations={"writing": tokens * each})
+
+    def do(self, work: Work, known: None) -> Found:
+        job, dense = work.job, work.dense
+        with work.busy("drawing text"):
+            if work.plan.last >= 0 or reads_text(job.parts):
+                drawn = job.processes.each(_drawn(job, dense) if job.processes.rank == 0 else [])
+                work.ids_BT, held_out_HT = drawn
+                work.held_out_HT = held_out_HT if len(held_out_HT) else None
+            if any(evaluator.reads_text for evaluator in job.parts.evaluation.values()):
+                work.ids_N = dense.ids(job.parts.dataset.evaluation_text())
+            for evaluator in job.parts.evaluation.values():
+                evaluator.check(work.ids_N)
+        tokens = 0 if work.ids_BT is None else work.ids_BT.numel()
+        leaked = None if work.ids_BT is None or not len(work.ids_N) else leakage(work.ids_BT, work.ids_N)
+        return Found(
+            {
+                "dataset": job.parts.dataset.describe(),
+                "calibration": {**job.settings.calibration.model_dump(), "tokens": tokens},
+                "leakage": leaked,
+            }
+        )
 
 
-def calibration_ids(job: Job, dense: Dense, plan: Plan) -> Sequences:
-    """The first process draws them, and gives them to the others."""
-    parts = job.parts
-    if plan.last < 0 and parts.allocation.measurement is None and not parts.recover.reads_text:
-        return Sequences(None, None)
-    ids_BT, held_out_HT = job.processes.each(_drawn(job, dense) if job.processes.rank == 0 else [])
-    return Sequences(ids_BT, held_out_HT if len(held_out_HT) else None)
+def reads_text(parts: Any) -> bool:
+    """Whether an allocation or a recovery asks for calibration text."""
+    return parts.allocation.measurement is not None or bool(parts.recover.reads_text)
 
 
-def _drawn(job: Job, dense: Dense) -> tuple[Tensor, Tensor]:
-    """What the model writes stands in front, since a tuning holds out the last; it is remembered."""
+def _drawn(job: Job, dense: DenseModel) -> tuple[Tensor, Tensor]:
+    """The sequences to learn from, and those that are held out. Those that the model writes come first, since a tuning holds out
+    the last; they are remembered.
+    """
     calibration = job.settings.calibration
     generator = torch.Generator().manual_seed(calibration.seed)
     ids_N = dense.ids(job.parts.dataset.calibration_text())
@@ -51,16 +117,31 @@ def _drawn(job: Job, dense: Dense) -> tuple[Tensor, Tensor]:
 
     known = {
         "evaluator": f"text written, {calibration.seqlen} tokens each, seed {calibration.seed}",
-        **text(dense, prompts_BP),
+        **model_and_text(dense, prompts_BP),
         **circumstances(job.device),
         **writing_key(),
     }
     return torch.cat([job.cache.remembered(known, write)["ids"], ids_BT]), held_out_HT
 
 
-def check(sequences: int, seqlen: int, prompt: int) -> None:
-    """Raise `UserError` where a prompt leaves nothing to write."""
-    if sequences and prompt >= seqlen:
-        raise UserError(
-            f"calibration.prompt={prompt} leaves nothing of calibration.seqlen={seqlen} tokens to write: expected fewer, such as 16"
+def leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
+    """How much of the calibration text is evaluated on: tokens in spans that the evaluation text holds too."""
+    shared = shared_tokens(ids_BT, ids_N)
+    if shared:
+        console.say(
+            f"leakage: {shared:,} of {ids_BT.numel():,} calibration tokens stand in spans of {SPAN} tokens that the evaluation "
+            f"text holds too, so the perplexity flatters what was calibrated"
         )
+    return {"span": SPAN, "tokens": ids_BT.numel(), "shared": shared, "share": shared / ids_BT.numel()}
+
+
+def _written_at_once(calibration: Calibration, decoder: Decoder, of: Shapes) -> dict[str, int]:
+    """Bytes for the sequences that are written at once."""
+    config = decoder.model.config.get_text_config(decoder=True)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or of.width // config.num_attention_heads)
+    sequences = min(calibration.written, AT_ONCE)
+    return {
+        "keys and values": 2 * of.element * sequences * calibration.seqlen * width * len(decoder.blocks),
+        "logits": of.element * sequences * calibration.prompt * of.vocabulary,
+    }

@@ -1,28 +1,101 @@
-"""The evaluations of one run: the dense model's answers, remembered between runs, and the pruned model's beside them."""
+"""The stage `evaluate`: the dense model's answers, remembered between runs, and the pruned model's beside them.
+
+An evaluation that was interrupted resumes behind the last part of the text that it noted; an evaluator that had finished is not
+asked again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..cache import Cache, content_hash
+from ..cache import content_hash
 from ..core import Evaluator, Measured, Model, UserError
-from ..evaluation import Walked
+from ..evaluation import Divergence, Walked
+from ..evaluation.windows import Windowed
 from ..models import Decoder, Itself, Loaded, ModelSource
+from ..notes import Notes
 from ..record.folders import stamps
+from .job import Job
 from .key import versions
-from .loading import Dense
+from .loading import DenseModel
+from .sizes import Shapes
+from .stage import Cost, Found, Outlook, Plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Evaluators = Mapping[str, Evaluator]
-References = Mapping[str, Mapping[str, Tensor]]
+    from .work import Work
+
+
+class Reference(NamedTuple):
+    """What the pruned model is compared with."""
+
+    answers: Mapping[str, Mapping[str, Tensor]]  # the dense model's, by the evaluator's name
+    origin: Mapping[str, Any] | None  # another model that stands for the dense one; None: the model before pruning
+
+
+@dataclass(frozen=True)
+class Evaluate(Plain):
+    name = "evaluate"
+    shared = False
+
+    def check(self, job: Job) -> None:
+        job.parts.reference.check()
+        read = [name for name in ("model", "reference") if getattr(job.parts, name).stream]
+        for name, evaluator in job.parts.evaluation.items():
+            if read and not evaluator.streams:
+                raise UserError(
+                    f"evaluation {name} runs whole models, and {read[0]}.stream=true leaves its blocks in their files: expected "
+                    f"evaluations over windows (perplexity, divergence). Add save=true, and evaluate the checkpoint where it fits"
+                )
+
+    def cost(self, outlook: Outlook) -> Cost:
+        """The logits of a batch, and in float32, twice, of a sequence; the hidden states of the text where they are kept."""
+        of, streamed = outlook.shapes, outlook.streamed
+        windowed = [evaluator for evaluator in outlook.parts.evaluation.values() if isinstance(evaluator, Windowed)]
+        tokens = [_tokens(evaluator, outlook.tokens) for evaluator in windowed]
+        blocks = len(outlook.decoder.blocks)
+        kept = [n * (streamed + isinstance(asked, Divergence)) for asked, n in zip(windowed, tokens, strict=True)]
+        each = [blocks * of.operations(evaluator.seqlen) + of.logits for evaluator in windowed]
+        peak = {
+            "logits": max((_logits(evaluator, of) for evaluator in windowed), default=0),
+            "hidden states": of.element * of.width * max(kept, default=0),
+        }
+        return Cost(
+            peaks={"evaluate": peak},
+            operations={"evaluation": sum(2 * n * ops for n, ops in zip(tokens, each, strict=True))},
+            moved=2 * len(windowed) * of.weights * streamed,
+        )
+
+    def before(self, work: Work) -> Reference:
+        job = work.job
+        with work.busy("evaluating the dense model"):
+            other = referred(job.parts.reference, work.dense.loaded, job.settings.torch_dtype)
+            answers = references(work, DenseModel(other) if other else work.dense)
+        return Reference(answers, {"name": other.name, **other.origin} if other else None)
+
+    def do(self, work: Work, known: Reference) -> Found:
+        measured: dict[str, Measured] = {}
+        with work.busy("evaluating the pruned model"), work.decoder.on(work.job.device):
+            for name, evaluator in work.job.parts.evaluation.items():
+                measured[name] = _compared(work, name, evaluator, known.answers[name])
+        summaries = {name: dict(found.summary) for name, found in measured.items()}
+        first = summaries.get("perplexity", {})
+        return Found(
+            {
+                "reference": known.origin,
+                "perplexity": {which: first.get(which) for which in ("dense", "pruned")},
+                "evaluation": summaries,
+            },
+            {found.table: found.rows for found in measured.values()},
+        )
 
 
 def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | None) -> Loaded | None:
@@ -38,8 +111,9 @@ def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | 
     return other
 
 
-def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torch.device, cache: Cache) -> References:
+def references(work: Work, dense: DenseModel) -> Mapping[str, Mapping[str, Tensor]]:
     """What the dense model answers to each evaluator, filed under all that can change a bit of it."""
+    evaluators, ids_N, device = work.job.parts.evaluation, work.ids_N, work.job.device
     if not evaluators:
         return {}
     decoder = dense.decoder
@@ -52,16 +126,16 @@ def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torc
     text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
     tokenizer = decoder.tokenizer and tokenizer_hash(decoder.tokenizer)
 
-    def answer(evaluator: Evaluator) -> Mapping[str, Tensor]:
+    def answer(evaluator: Evaluator, notes: Notes) -> Mapping[str, Tensor]:
         with decoder.on(device):
-            return evaluator.reference(seen(decoder), ids_N)
+            return evaluator.reference(seen(decoder), ids_N, notes)
 
     found: dict[str, Mapping[str, Tensor]] = {}
     for name, evaluator in evaluators.items():
         its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
         content = known | its | ({"text": text} if evaluator.reads_text else {"tokenizer": tokenizer})
-        ask = partial(answer, evaluator)
-        found[name] = cache.remembered(content, ask) if evaluator.remembers else ask()
+        ask = partial(answer, evaluator, work.record.journal.notes(f"evaluate-dense-{name}"))
+        found[name] = work.job.cache.remembered(content, ask) if evaluator.remembers else ask()
     return found
 
 
@@ -72,12 +146,25 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return content_hash([vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
-def compare(
-    evaluators: Evaluators, decoder: Decoder, ids_N: Tensor, device: torch.device, dense: References
-) -> dict[str, Measured]:
-    """What each evaluator finds of the pruned model."""
-    with decoder.on(device):
-        return {name: evaluator.compare(seen(decoder), ids_N, dense[name]) for name, evaluator in evaluators.items()}
+def _compared(work: Work, name: str, evaluator: Evaluator, reference: Mapping[str, Tensor]) -> Measured:
+    """What an evaluator finds of the pruned model, now or before the run was interrupted."""
+    finished = work.record.journal.notes(f"evaluated-{name}")
+    for about, _ in finished.read():
+        return Measured(**about)
+    notes = work.record.journal.notes(f"evaluate-{name}")
+    measured = evaluator.compare(seen(work.decoder), work.ids_N, reference, notes)
+    finished.add(asdict(measured), {})
+    return measured
+
+
+def _tokens(evaluator: Windowed, tokens: int) -> int:
+    """The tokens that are measured on; the number that is asked for, where that of the text is not known (0)."""
+    asked = None if evaluator.windows is None else evaluator.windows * evaluator.seqlen
+    return min(asked or tokens, tokens or asked or 0)
+
+
+def _logits(evaluator: Windowed, of: Shapes) -> int:
+    return evaluator.seqlen * of.vocabulary * (of.element * evaluator.batch_size + 8)
 
 
 def seen(decoder: Decoder) -> Model:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 
 from ..cache import Cache
 from ..options.components import Parts
@@ -30,7 +27,9 @@ class Place:
     overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
     sweep: Path | None = None  # the folder of the sweep that this is a point of
     swept: Sequence[str] = ()  # the words that other points of the sweep do not share
-    kin: Callable[[], Iterable[DictConfig]] = tuple  # configurations that ask for all that the sweep's points ask for
+    kin: Callable[[], Iterable[tuple[Parts, Settings]]] = (
+        tuple  # compositions that ask for all that the sweep's points ask for
+    )
 
 
 @dataclass(frozen=True)
@@ -50,30 +49,3 @@ class Job:
     @property
     def cache(self) -> Cache:
         return Cache(cache_dir(), round(self.settings.cache.limit_gib * 2**30))
-
-
-STAGES = ("load", "allocate", "calibrate", "prune", "refine", "recover", "journal", "evaluate")
-
-
-@dataclass
-class Clock:
-    """Seconds per stage."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-
-    def move(self, origin: str, stage: str, seconds: float) -> None:
-        self.seconds[origin] -= seconds
-        self.seconds[stage] += seconds
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        """What an earlier process spent on this run."""
-        for stage, spent in seconds.items():
-            self.seconds[stage] += spent

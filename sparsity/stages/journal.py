@@ -1,18 +1,24 @@
-"""What lets a run that was killed go on where it was: after every block a file with its weights, its masks and the rows of its
-layers, and one with the hidden states in front of the next block. The first is written last, so that a block is in the journal
-wholly or not at all; the hidden states before it are deleted only then. Both are written while the next block is pruned.
+"""The journal of a run: files from which a run that was interrupted resumes, to the last bit as if it had not been.
 
-A journal speaks for a run of the same key under the same conditions, since it must end as if it had never been interrupted, to the
-last bit. One that is damaged or of other conditions is named and deleted. A run that finished needs none.
+    000-...          a pruned block: its weights, its masks, the rows of its layers
+    hidden-001-...   the hidden states in front of the next block
+    recover.000002-  notes of a stage (`notes.Notes`), numbered; the parts of a note that is large are files of their own
+
+Blocks are written while the next one is pruned, a block's own file last, so that a block is in the journal wholly or not at
+all; the hidden states before it are deleted only then. Notes are written at once.
+
+A journal counts for a run of the same key under the same conditions. A journal of other conditions, or a damaged one, is named and
+deleted. A finished run needs no journal.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,7 @@ from torch import Tensor
 
 from ..cache.entry import Entry, content_of, entries, write
 from ..core import UserError
+from ..notes import NO_NOTES, Note, Notes
 from ..record.console import say
 from ..record.store import JOURNAL
 
@@ -31,9 +38,9 @@ class Done:
     """A block that was pruned."""
 
     rows: list[Row]
-    refined: Mapping[str, float]  # what the refinement said of it
+    refined: Mapping[str, float]  # the numbers of the refinement
     seconds: Mapping[str, float]  # that the run had taken so far, by stage
-    resumed: list[int]  # the blocks at which the run had been taken up again
+    resumed: list[int]  # the blocks at which the run had been resumed
     weights: Mapping[str, Tensor]  # by the names of the layers
     keeps: Mapping[str, Tensor]  # packed bits
 
@@ -48,23 +55,21 @@ class Journal:
         self._written: Future[None] | None = None  # of the last block
 
     def read(self) -> tuple[int, list[Tensor]]:
-        """How many blocks are done, the first ones without a gap, and the hidden states behind them. (0, []): none."""
-        count = 0
-        while (entry := self._entry(f"{count:03d}-")) is not None:
+        """Return how many blocks are done, the first ones without a gap, and the hidden states behind them; (0, []) for none."""
+        blocks = 0
+        while (entry := self._sound(f"{blocks:03d}-")) is not None:
+            entry.close()
+            blocks += 1
+        if blocks and (entry := self._sound(f"hidden-{blocks:03d}-")) is not None:
             with closing(entry):
-                if changed := self._changed(entry.about["conditions"]):
-                    say(f"{self.folder} was written under other conditions ({changed}): starting again")
-                    break
-            count += 1
-        if count and (entry := self._entry(f"hidden-{count:03d}-")) is not None:
-            with closing(entry):
-                return count, [tensor for _, tensor in sorted(entry.tensors().items())]
-        drop(self._run)
+                return blocks, [tensor for _, tensor in sorted(entry.tensors().items())]
+        if blocks:
+            drop(self._run)
         return 0, []
 
     def block(self, index: int) -> Done:
-        """One of those that `read` found."""
-        entry = self._entry(f"{index:03d}-")
+        """Return one of the blocks that `read` counted."""
+        entry = self._sound(f"{index:03d}-")
         if entry is None:
             raise UserError(f"{self.folder} changed while it was read: expected no other process there. Run it again")
         with closing(entry):
@@ -73,63 +78,154 @@ class Journal:
                 which, _, layer = name.partition(".")
                 parts[which][layer] = tensor
             about = entry.about
-            told = (about["rows"], about["refined"], about["seconds"], about["resumed"])
-            return Done(*told, parts["weight"], parts["keep"])
-
-    def _entry(self, key: str) -> Entry | None:
-        return next(entries(self.folder, key), None)
-
-    def _changed(self, conditions: Mapping[str, Any]) -> str:
-        """ "threads 2, now 1", for what is not as it was."""
-        names = dict.fromkeys([*conditions, *self._conditions])
-        both = {name: (conditions.get(name), self._conditions.get(name)) for name in names}
-        return "; ".join(f"{name} {was}, now {now}" for name, (was, now) in both.items() if was != now)
+            return Done(
+                about["rows"],
+                about["refined"],
+                about["seconds"],
+                about["resumed"],
+                parts["weight"],
+                parts["keep"],
+            )
 
     def put(self, index: int, done: Done, hidden: Sequence[Tensor]) -> None:
-        """Block `index` is done; `hidden` lies behind it. A journal that cannot be written is said so once, and ends.
+        """Keep block `index` and the hidden states behind it. A journal that cannot be written ends; one line says so.
 
-        Neither may be changed in place from here on: they are read while the next block is pruned.
+        No tensor may be changed in place from here on: the files are written while the next block is pruned.
         """
         self.settle()
         if not self._works:
             return
         tensors = {f"weight.{name}": weight.cpu().contiguous() for name, weight in done.weights.items()}
         tensors |= {f"keep.{name}": keep for name, keep in done.keeps.items()}
-        about = {
-            "conditions": self._conditions,
-            "rows": done.rows,
-            "refined": done.refined,
-            "seconds": done.seconds,
-            "resumed": done.resumed,
-        }
+        about = {"rows": done.rows, "refined": done.refined, "seconds": done.seconds, "resumed": done.resumed}
         states = {f"{i:06d}": batch.cpu().contiguous() for i, batch in enumerate(hidden)}
-        self._written = self._writer.submit(self._write, index, states, tensors, about)
+        self._written = self._writer.submit(self._write_block, index, states, tensors, about)
 
-    def _write(
-        self, index: int, states: Mapping[str, Tensor], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
-    ) -> None:
-        write(self.folder, f"hidden-{index + 1:03d}", content_of(states, {}))
-        write(self.folder, f"{index:03d}", content_of(tensors, about))
-        for old in self.folder.glob(f"hidden-{index:03d}-*"):
-            old.unlink()
+    def notes(self, stage: str) -> Notes:
+        """Return the notes of a stage, or of a part of it: `recover`, `evaluate-dense-perplexity`."""
+        return _Notes(self, stage)
 
     def settle(self) -> None:
-        """Wait until what was put is written."""
+        """Wait until the last block is written."""
         written, self._written = self._written, None
         try:
             if written is not None:
                 written.result()
         except OSError as error:
-            self._works = False
-            drop(self._run)
-            say(f"no journal ({error.strerror}): if this run is interrupted, it will start again")
+            self._end(error)
 
     def close(self) -> None:
-        """Nothing is put any more."""
+        """Wait for the last block. Nothing is put any more."""
         self.settle()
         self._writer.shutdown()
 
+    def _write_block(
+        self, index: int, states: Mapping[str, Tensor], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    ) -> None:
+        self._write(f"hidden-{index + 1:03d}", states, {})
+        self._write(f"{index:03d}", tensors, about)
+        self._delete(f"hidden-{index:03d}-*")
+
+    def _write(self, key: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        write(self.folder, key, content_of(tensors, {"conditions": self._conditions, **about}))
+
+    def _delete(self, pattern: str) -> None:
+        for old in self.folder.glob(pattern):
+            old.unlink()
+
+    def _sound(self, key: str) -> Entry | None:
+        """Return the open file of this key. None if there is none, or if the journal was written under other conditions."""
+        entry = next(entries(self.folder, key), None)
+        if entry is not None and (changed := self._changed(entry.about["conditions"])):
+            entry.close()
+            drop(self._run)
+            say(f"{self.folder} was written under other conditions ({changed}): starting again")
+            return None
+        return entry
+
+    def _changed(self, conditions: Mapping[str, Any]) -> str:
+        """Return "threads 2, now 1" for whatever is not as it was."""
+        names = dict.fromkeys([*conditions, *self._conditions])
+        both = {name: (conditions.get(name), self._conditions.get(name)) for name in names}
+        return "; ".join(f"{name} {was}, now {now}" for name, (was, now) in both.items() if was != now)
+
+    def _end(self, error: OSError) -> None:
+        self._works = False
+        drop(self._run)
+        say(f"no journal ({error.strerror}): if this run is interrupted, it will start again")
+
+
+class _Notes:
+    """The notes of one stage, as files of the journal: `<stage>.<number>-...`, and `<stage>.<number>.<part>-...` for each
+    tensor.
+    """
+
+    def __init__(self, journal: Journal, stage: str):
+        self._journal, self._stage = journal, stage
+        self._next = 0  # the number of the next note
+
+    def read(self) -> list[Note]:
+        notes = [*self._read()]
+        self._next = notes[-1][0] + 1 if notes else 0
+        return [note for _, note in notes]
+
+    def add(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        journal, number = self._journal, self._next
+        journal.settle()
+        if not journal._works:
+            return
+        try:
+            for part, (name, tensor) in enumerate(tensors.items()):  # one at a time: a note may be as large as a model
+                journal._write(f"{self._stage}.{number:06d}.{part:06d}", {name: tensor.cpu().contiguous()}, {})
+            # written last: a note whose own file is missing is none
+            journal._write(f"{self._stage}.{number:06d}", {}, {"names": [*tensors], "note": dict(about)})
+        except OSError as error:
+            journal._end(error)
+        self._next += 1
+
+    def replace(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        earlier = self._next
+        self.add(about, tensors)
+        for number in range(earlier):
+            self._journal._delete(f"{self._stage}.{number:06d}-*")
+            self._journal._delete(f"{self._stage}.{number:06d}.*")
+
+    def _read(self) -> Iterator[tuple[int, Note]]:
+        """Yield the number and the content of every whole note, up to the first gap behind the oldest one."""
+        found = sorted(self._journal.folder.glob(f"{self._stage}.??????-*"))
+        for number in count(int(found[0].name[len(self._stage) + 1 :][:6])) if found else ():
+            entry = self._journal._sound(f"{self._stage}.{number:06d}-")
+            if entry is None:
+                return
+            with closing(entry):
+                about = entry.about
+            tensors: dict[str, Tensor] = {}
+            for part in range(len(about["names"])):
+                piece = self._journal._sound(f"{self._stage}.{number:06d}.{part:06d}-")
+                if piece is None:
+                    return
+                with closing(piece):
+                    tensors |= piece.tensors()
+            yield number, Note(about["note"], tensors)
+
+
+class NoJournal:
+    """`journal=false`, and all processes but the first: nothing is kept, and nothing is resumed."""
+
+    def read(self) -> tuple[int, list[Tensor]]:
+        return 0, []
+
+    def block(self, index: int) -> Done:
+        raise AssertionError("no block was counted")
+
+    def put(self, index: int, done: Done, hidden: Sequence[Tensor]) -> None: ...
+
+    def notes(self, stage: str) -> Notes:
+        return NO_NOTES
+
+    def close(self) -> None: ...
+
 
 def drop(run: Path) -> None:
-    """The run of this folder needs no journal any more."""
+    """Delete the journal in the folder of this run."""
     shutil.rmtree(run / JOURNAL, ignore_errors=True)

@@ -1,40 +1,154 @@
-"""The pruning of one run: what it walks along, a row for every layer, and after every block what it takes to go on from there.
-
-Of several processes the first one keeps the record (`prune`). The others go the same way (`assist`), and keep nothing.
+"""The stage `prune`: along the calibration text, block by block: a row of layers.csv for every layer, its mask, and after every
+block what it takes to resume behind it. A refinement tunes each block before the next one is pruned.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Site
-from ..engine import GRAM, LayerReport, Plan, prune_block, prune_head
+from ..core import Site, UserError
+from ..engine import GRAM, LayerReport, prune_block, prune_head
 from ..methods import Route
 from ..models import Block
 from ..record import console
-from ..record.environment import circumstances, peak_memory
+from ..record.environment import peak_memory
 from ..stream import Stream
-from ..tracking import Watch
 from .calibration import calibration
-from .drawing import Sequences
-from .job import Clock, Job
-from .journal import Done, Journal
-from .loading import Dense
+from .job import Job
+from .journal import Done
+from .sizes import KEPT, TUNED, largest, products, statistics, tokens_of_tuning
+from .stage import Cost, Found, Outlook, Plain
+
+if TYPE_CHECKING:
+    from .work import Work
+
+# Measured: tests/stages/test_resources.py holds the sum to what a process takes.
+WORK = 6  # float32 numbers for each weight of the largest layer: a score, its selection and a few copies
+FACTORS = 2  # times the largest statistic: a Cholesky factor and its inverse
+COPIES = 2  # of what a journal's file is made of: its parts and the whole
+
+
+@dataclass(frozen=True)
+class Prune(Plain):
+    name = "prune"
+
+    @property
+    def clocks(self) -> Sequence[str]:
+        return ("calibrate", "prune", "refine", "journal")
+
+    def check(self, job: Job) -> None:
+        text, refine = job.settings.calibration, job.parts.refine
+        refine.check(text.sequences, text.batch_size)
+        if job.processes.size > 1 and refine.target is not None:
+            raise UserError(
+                f"refine tunes a block step by step, on batches of the whole text: expected one process, got "
+                f"{job.processes.size}. Start python run.py without torchrun, or use refine=none"
+            )
+
+    def cost(self, outlook: Outlook) -> Cost:
+        """What a block takes while its statistics are folded, while it is pruned, and while it is refined.
+
+        observe    its statistics; a copy of the hidden states for each way in which they are needed; the outputs of its layers in
+                   a batch; the journal of the block before, and the file that is made of it
+        prune      statistics, hidden states, masks, and what methods and correctors compute with
+        refine     copies of its weights for the descent, and a batch's activations
+
+        A pass that observes counts in full, though it ends at the last input that is asked for, and a refinement with all epochs.
+        """
+        of, calibration, plan = outlook.shapes, outlook.settings.calibration, outlook.plan
+        decoder, journal, streamed = outlook.decoder, outlook.settings.journal, outlook.streamed
+        dense, refined = calibration.propagate == "dense", plan.refinement.target is not None
+        learnt, judged = (
+            n * calibration.seqlen if plan.last >= 0 else 0 for n in (calibration.sequences, calibration.held_out)
+        )
+        judges = dict.fromkeys(plan.needs, (GRAM,)) if judged else {}
+        folded = statistics(calibration, decoder, plan.needs) + statistics(calibration, decoder, judges)
+        hidden = of.element * of.width * (learnt * _copies(outlook) + judged * (1 + dense))
+        put, file = (hidden + of.block * streamed) * journal, max(hidden, of.block) * journal
+        batch = min(calibration.batch_size * calibration.seqlen, learnt)
+        folds = {"statistics": max(folded.values(), default=0), "hidden states": hidden}
+        activations = of.element * batch * of.outputs
+        work = 4 * WORK * of.layer + FACTORS * largest(calibration, decoder, plan.needs)
+        peaks = {
+            "observe": {**folds, "activations": activations, "journal": put + COPIES * file},
+            "prune": {**folds, "masks": of.linear, "work": work, "journal": put + file},
+        }
+        if refined:
+            peaks["refine"] = {
+                "tuned weights": 4 * TUNED * of.linear,
+                "masks": of.linear,
+                "activations": KEPT * activations,
+                "hidden states": hidden,
+                "journal": put + file,
+            }
+        changed = sum(decoder.layer(site).weight_OI.numel() for site in plan.sites)
+        cached = outlook.settings.cache.statistics and dense and not refined
+        blocks, each = plan.last + 1, of.operations(calibration.seqlen)
+        passes = learnt * _passes(outlook) + judged * (1 if dense else 2)
+        return Cost(
+            peaks=peaks,
+            disk={
+                "journal": (of.element * changed + changed // 8 + 2 * hidden) * journal,
+                "statistics": sum(folded.values()) * cached,
+            },
+            operations={
+                "calibration": passes * blocks * each,
+                "statistics": learnt * sum(products(calibration, decoder, plan.needs).values())
+                + judged * sum(products(calibration, decoder, judges).values()),
+                "refining": tokens_of_tuning(plan.refinement, calibration) * blocks * each,
+            },
+            moved=2 * of.weights * (streamed and plan.last >= 0),
+        )
+
+    def do(self, work: Work, known: None) -> Found:
+        """Prune the model in place, from where the journal says. layers.csv is written block by block."""
+        walk = _Walk(work)
+        processes, journal = work.job.processes, work.record.journal
+        with _along(work) as streams:
+            done, hidden = journal.read()
+            blocks = streams.learnt.blocks
+            for block in blocks[:done]:
+                walk.resume(block, journal.block(block.index))
+            if done := processes.agreed(done):
+                streams.carry(processes.each(hidden))
+                walk.resumed += [done]
+                console.say(f"going on at block {done + 1} of {len(blocks)}, where this run was interrupted")
+            reports = walk.reports(streams, blocks[done:])
+            for report in console.progress(reports, len(work.plan.sites), len(blocks), len(walk.rows)):
+                walk.add(report)
+            walk.tables()
+            told = json.dumps([streams.forwards, peak_memory()])
+            spent = [json.loads(word) for word in processes.words(told)]
+        work.rows, work.keeps = walk.rows, walk.keeps
+        sites = {*work.decoder.sites, *work.plan.sites}
+        return Found(
+            {
+                "calibration": {"block_forwards": sum(forwards for forwards, _ in spent)},
+                "layers": {"pruned": len(walk.rows), "all": len(sites), **_layer_means(walk.rows)},
+                "blocks": {
+                    "refined": len(walk.refined),
+                    **_means(walk.refined, walk.refined[0] if walk.refined else ()),
+                },
+                "resumed": walk.resumed,
+                "processes": [{"peak_memory_bytes": peak} for _, peak in spent],
+                "mask_sha256": walk.digest.hexdigest(),
+            }
+        )
 
 
 @dataclass(frozen=True)
 class Streams:
-    """What is walked along: text that is learnt from, and text that judges what was learnt."""
+    """The texts that are walked along: one to learn from, and one that judges what was learnt."""
 
     learnt: Stream
     held_out: Stream | None
@@ -52,7 +166,7 @@ class Streams:
             yield from stream.carried()
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """Go on with those that `carried` gave elsewhere."""
+        """Resume with the states that `carried` gave."""
         states = iter(states)
         for stream in self._all:
             stream.carry(states)
@@ -62,124 +176,115 @@ class Streams:
         return [self.learnt, *([self.held_out] if self.held_out else [])]
 
 
-class Outcome(NamedTuple):
-    rows: list[dict[str, Any]]  # of layers.csv
-    refined: list[dict[str, Any]]  # of blocks.csv
-    keep_sha256: str  # of all masks
-    resumed: list[int]  # blocks at which the run was taken up again
-    forwards: int  # blocks run on the calibration text, times batches
-    peak_memory: list[int]  # of each process so far, bytes
+@dataclass
+class _Walk:
+    """What is known of the blocks that are done."""
 
+    work: Work
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of layers.csv
+    refined: list[dict[str, Any]] = field(default_factory=list)  # of blocks.csv
+    keeps: dict[Site, Tensor] = field(default_factory=dict)  # packed bits of each mask
+    resumed: list[int] = field(default_factory=list)  # blocks at which the run was resumed
+    digest: Any = field(default_factory=hashlib.sha256)  # of all masks
 
-def prune(job: Job, dense: Dense, plan: Plan, drawn: Sequences, clock: Clock, watch: Watch) -> Outcome:
-    """Prune the model in place, from where the journal says. layers.csv is written block by block."""
-    journal = Journal(job.place.folder, {"run_key": job.key, **circumstances(job.device, job.processes.size)})
-    rows: list[dict[str, Any]] = []
-    refined: list[dict[str, Any]] = []
-    digest = hashlib.sha256()
-    keeps: dict[str, Tensor] = {}  # of the block at work
+    def add(self, report: LayerReport) -> None:
+        """Record a layer that was pruned."""
+        row = _row(report, _method(self.work.job, report.site))
+        self._add(report.site, row, torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy())))
 
-    def add(row: dict[str, Any], keep_B: Tensor) -> None:
-        rows.append(row)
-        digest.update(keep_B.numpy().tobytes())
-        watch.layer(row)
+    def resume(self, block: Block, was: Done) -> None:
+        """Take a block from the journal: its weights, its rows and its masks, and the seconds that the run had taken."""
+        with block.at_hand():
+            for site in block.linears:
+                if site.name in was.weights:
+                    block.write(site, was.weights[site.name])
+        sites = {site.name: site for site in block.linears}
+        for row in was.rows:
+            self._add(sites[row["name"]], row, was.keeps[row["name"]])
+        self._refined(block, was.refined)
+        self.resumed = [*was.resumed]
+        self.work.clock.seconds |= was.seconds
 
-    def tables() -> None:
-        job.store.csv("layers.csv", rows)
-        if refined:
-            job.store.csv("blocks.csv", refined)
-
-    def note(block: Block, facts: Mapping[str, float]) -> None:
-        if facts:
-            refined.append({"block": block.index, **facts})
-
-    def reports(streams: Streams, done: int, resumed: list[int]) -> Iterator[LayerReport]:
-        for block in streams.learnt.blocks[done:]:
-            first, before = len(rows), streams.seconds
+    def reports(self, streams: Streams, blocks: Sequence[Block]) -> Iterator[LayerReport]:
+        """Prune these blocks, and the head if that is planned; yield the report of each layer when it is done."""
+        clock, plan, device = self.work.clock, self.work.plan, self.work.job.device
+        for block in blocks:
+            first, before = len(self.rows), streams.seconds
             with clock("prune"):
                 facts = yield from prune_block(streams.learnt, plan, block, streams.held_out)
             clock.move("prune", "calibrate", streams.seconds - before)
             clock.move("prune", "refine", facts.get("seconds", 0.0))
-            note(block, facts)
+            self._refined(block, facts)
             with clock("journal"):
-                tables()
-                if job.settings.journal:
-                    seconds = {stage: clock.seconds[stage] for stage in ("calibrate", "prune", "refine")}
-                    hidden = [state_BTI.cpu() for state_BTI in streams.carried()]
-                    with block.at_hand():
-                        weights = {
-                            site.name: block.layer(site).weight_OI for site in block.linears if site.name in keeps
-                        }
-                        journal.put(block.index, Done(rows[first:], facts, seconds, resumed, weights, keeps), hidden)
-            keeps.clear()
+                self.tables()
+                self._keep(block, self.rows[first:], facts, streams)
         with clock("prune"):
-            yield from prune_head(plan, job.device)
+            yield from prune_head(plan, device)
 
-    with ExitStack() as stack:
-        stack.callback(journal.close)
-        with clock("calibrate"):
-            streams = stack.enter_context(_along(job, dense, plan, drawn))
-        done, hidden = journal.read()
-        job.processes.words(str(done))
-        resumed: list[int] = []
-        blocks = streams.learnt.blocks
-        for block in blocks[:done]:
-            was = journal.block(block.index)
-            with block.at_hand():
-                for site in block.linears:
-                    if site.name in was.weights:
-                        block.write(site, was.weights[site.name])
-            for row in was.rows:
-                add(row, was.keeps[row["name"]])
-            note(block, was.refined)
-        if done:
-            streams.carry(job.processes.each(hidden))
-            clock.add(was.seconds)
-            resumed = [*was.resumed, done]
-            console.say(f"going on at block {done + 1} of {len(blocks)}, where this run was interrupted")
-        walk = reports(streams, done, resumed)
-        for report in console.progress(walk, len(plan.sites), len(blocks), len(rows)):
-            keeps[report.site.name] = torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy()))
-            add(_row(report, _method(job, report.site)), keeps[report.site.name])
-        tables()
-        forwards, peak_memory = _spent(job, streams)
-        return Outcome(rows, refined, digest.hexdigest(), resumed, forwards, peak_memory)
+    def tables(self) -> None:
+        self.work.record.table("layers", self.rows)
+        if self.refined:
+            self.work.record.table("blocks", self.refined)
+
+    def _keep(self, block: Block, rows: list[dict[str, Any]], facts: Mapping[str, float], streams: Streams) -> None:
+        """Put the block into the journal, and the states behind it, which all processes gather."""
+        if not self.work.job.settings.journal:
+            return
+        seconds = {name: self.work.clock.seconds[name] for name in ("calibrate", "prune", "refine")}
+        hidden = self.work.record.gathered(streams.carried())
+        keeps = {site.name: self.keeps[site] for site in block.linears if site in self.keeps}
+        with block.at_hand():
+            weights = {site.name: block.layer(site).weight_OI for site in block.linears if site in self.keeps}
+            done = Done(rows, facts, seconds, self.resumed, weights, keeps)
+            self.work.record.journal.put(block.index, done, hidden)
+
+    def _add(self, site: Site, row: dict[str, Any], keep_B: Tensor) -> None:
+        self.rows.append(row)
+        self.keeps[site] = keep_B
+        self.digest.update(keep_B.numpy().tobytes())
+        self.work.record.layer(row)
+
+    def _refined(self, block: Block, facts: Mapping[str, float]) -> None:
+        if facts:
+            self.refined.append({"block": block.index, **facts})
 
 
-def assist(job: Job, dense: Dense, plan: Plan, drawn: Sequences) -> None:
-    """What the other processes do meanwhile. Every exchange of `prune` has its counterpart here."""
-    with _along(job, dense, plan, drawn) as streams:
-        done = int(job.processes.words("")[0])
-        if done:
-            streams.carry(job.processes.each(()))
-        for block in streams.learnt.blocks[done:]:
-            deque(prune_block(streams.learnt, plan, block, streams.held_out), maxlen=0)
-            if job.settings.journal:
-                deque(streams.carried(), maxlen=0)
-        _spent(job, streams)
+def _copies(outlook: Outlook) -> int:
+    """How many hidden states are held at most for a sequence."""
+    dense, target = outlook.settings.calibration.propagate == "dense", outlook.plan.refinement.target
+    return 1 + (dense or target == "own") + 2 * (not dense and target == "dense")
+
+
+def _passes(outlook: Outlook) -> int:
+    """How often each block runs on the calibration text."""
+    dense, target = outlook.settings.calibration.propagate == "dense", outlook.plan.refinement.target
+    return 1 if dense else 2 + (target == "dense")
+
+
+def unpacked(keep_B: Tensor, like_OI: Tensor) -> Tensor:
+    """The mask (O, I) of packed bits, on the device and in the shape of `like_OI`."""
+    bits = np.unpackbits(keep_B.numpy(), count=like_OI.numel())
+    return torch.from_numpy(bits).bool().view(like_OI.shape).to(like_OI.device)
 
 
 @contextmanager
-def _along(job: Job, dense: Dense, plan: Plan, drawn: Sequences) -> Iterator[Streams]:
+def _along(work: Work) -> Iterator[Streams]:
+    job, plan = work.job, work.plan
     propagate, target = job.settings.calibration.propagate, plan.refinement.target
     with ExitStack() as stack:
-        ids_BT, held_out = drawn.ids_BT if plan.last >= 0 else None, None
-        learnt = stack.enter_context(calibration(job, dense, plan.needs, ids_BT, propagate, target, job.processes))
-        if drawn.held_out_HT is not None:
-            judged = dict.fromkeys(plan.needs, (GRAM,))
-            along = calibration(job, dense, judged, drawn.held_out_HT, propagate, processes=job.processes)
-            held_out = stack.enter_context(along)
+        with work.clock("calibrate"):
+            ids_BT, held_out = work.ids_BT if plan.last >= 0 else None, None
+            along = calibration(job, work.dense, plan.needs, ids_BT, propagate, target, job.processes)
+            learnt = stack.enter_context(along)
+            if work.held_out_HT is not None:
+                judged = dict.fromkeys(plan.needs, (GRAM,))
+                along = calibration(job, work.dense, judged, work.held_out_HT, propagate, processes=job.processes)
+                held_out = stack.enter_context(along)
         yield Streams(learnt, held_out)
 
 
-def _spent(job: Job, streams: Streams) -> tuple[int, list[int]]:
-    """Blocks run, times batches, by all processes, and the peak memory of each."""
-    told = [json.loads(word) for word in job.processes.words(json.dumps([streams.forwards, peak_memory()]))]
-    return sum(forwards for forwards, _ in told), [peak for _, peak in told]
-
-
 def _method(job: Job, site: Site) -> str:
-    """What was chosen for this layer, by the name of the option."""
+    """The option that was chosen for this layer's method."""
     method, choices = job.parts.method, job.place.choices
     if site.role == "head":
         return "magnitude"
@@ -205,3 +310,17 @@ def _row(report: LayerReport, method: str) -> dict[str, Any]:
         "corrector_seconds": round(report.corrector_seconds, 6),
         **report.facts,
     }
+
+
+def _layer_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    columns = [column for row in rows for column in row if column.startswith("corrector_")]
+    return _means(rows, ["error_before", "relative_error", "held_out_error", *columns])
+
+
+def _means(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, float | None]:
+    """The mean of each column over the rows in which it is known; None where it is known in none."""
+    means: dict[str, float | None] = {}
+    for column in dict.fromkeys(columns):
+        known = [row[column] for row in rows if row.get(column) is not None and math.isfinite(row[column])]
+        means[f"{column}_mean"] = sum(known) / len(known) if known else None
+    return means

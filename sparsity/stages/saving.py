@@ -1,5 +1,6 @@
-"""A pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros, the recipe, and
-`sparsity.json`, which says layer by layer how many zeros there are, counted again in the file. If asked, the packed form too.
+"""The stage `save`: the pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros,
+the recipe, and `sparsity.json`, which says layer by layer how many zeros there are, counted again in the file. If asked, the
+packed form too.
 """
 
 from __future__ import annotations
@@ -7,8 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -21,9 +23,47 @@ from ..models import Decoder, Loaded
 from ..models.packed import FILE, save_packed
 from ..record.groups import PRUNING
 from ..record.store import RunStore
+from .job import Job
+from .stage import Cost, Found, Outlook, Plain
+
+if TYPE_CHECKING:
+    from .work import Work
 
 FOLDER, PACKED = "model", "packed"
 MANIFEST = "sparsity.json"
+
+
+@dataclass(frozen=True)
+class Save(Plain):
+    name = "save"
+    shared = False
+
+    def check(self, job: Job) -> None:
+        if job.settings.packed and not job.settings.save:
+            raise UserError("packed=true packs the checkpoint that save=true writes: expected both. Add save=true")
+        if job.settings.packed and job.parts.model.stream:
+            raise UserError(
+                "packed=true holds the whole model, and model.stream=true leaves its blocks in their files: expected one of them. "
+                "Pack the saved checkpoint where it fits: method=dense model=local save=true packed=true"
+            )
+
+    def cost(self, outlook: Outlook) -> Cost:
+        return Cost(disk={"checkpoint": outlook.shapes.weights * outlook.settings.save})
+
+    def do(self, work: Work, known: None) -> Found:
+        job = work.job
+        if job.settings.save:
+            with work.busy("saving"):
+                save(
+                    job.store,
+                    work.dense.loaded,
+                    work.decoder,
+                    work.plan.sites,
+                    work.sections,
+                    job.config,
+                    job.settings.packed,
+                )
+        return Found()
 
 
 def size(loaded: Loaded) -> int:

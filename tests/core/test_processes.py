@@ -69,9 +69,10 @@ def test_real_processes_exchange_what_the_threads_here_do(tmp_path):
     ]
     found = [json.loads(process.communicate(timeout=60)[0]) for process in started]
     assert found == json.loads(json.dumps(together(2, exchange)))
-    words, each, joined, first, merged, difference = found[0]
+    words, agreed, each, joined, first, merged, difference = found[0]
     assert found[1] == found[0]
     assert words == ["", 'ü "and" more']
+    assert agreed == {"first": True, "said": [0, None, 'ü "and" more']}
     assert len(each) == 4 + 3 + 3 + 3
     assert joined[0] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     assert first == [[0, 0], [0, 0]]
@@ -241,6 +242,7 @@ def test_one_process_exchanges_nothing():
     alone = Alone()
     x_OI = p.layer.weight_OI
     assert alone.words("a") == ["a"]
+    assert alone.agreed(x_OI) is x_OI
     assert alone.joined(x_OI, len(x_OI)) is alone.first(x_OI) is x_OI
     assert [*alone.each([x_OI])] == [x_OI]
     assert p.stats().processes is ALONE

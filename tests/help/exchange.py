@@ -40,6 +40,7 @@ def exchange(processes: Processes) -> list[Any]:
     both, one = State(torch.full((2,), 0.5 + me), 3 + me), State(torch.ones(1), 7)
     return [
         processes.words(["", 'ü "and" more'][me]),
+        processes.agreed({"first": not me, "said": [me, None, 'ü "and" more']}),
         [[str(x.dtype), x.tolist()] for x in processes.each(mine)],
         [processes.joined(x, 5).tolist() for x in (rows, rows > 3, rows[:, 0].to(torch.bfloat16))],
         processes.first(torch.full((2, 2), me).T).tolist(),

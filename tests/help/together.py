@@ -49,6 +49,9 @@ class Thread:
     def words(self, mine: str) -> list[str]:
         return self.board.exchange(self.rank, mine)
 
+    def agreed(self, mine: Any) -> Any:
+        return self.board.exchange(self.rank, mine)[0]
+
     def merged(self, state: Any, merge: Callable[[Any, Any], Any], like: Callable[[], Any]) -> Any:
         return reduce(merge, [each for each in self.board.exchange(self.rank, state) if each is not None])
 

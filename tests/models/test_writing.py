@@ -64,7 +64,7 @@ def test_a_run_calibrates_on_what_is_written_once(work, monkeypatch):
 
 def test_what_is_written_stands_in_front_and_begins_with_the_text(work, monkeypatch):
     seen = []
-    monkeypatch.setattr("sparsity.runs.pipeline._leakage", lambda ids_BT, ids_N: seen.append(ids_BT))
+    monkeypatch.setattr("sparsity.stages.drawing.leakage", lambda ids_BT, ids_N: seen.append(ids_BT))
     run(*MEASURED, into="a")
     run(
         "calibration.written=2",

@@ -10,13 +10,13 @@ REFINED, GOES_ON, SWEPT = "tests/refine/test_refine.py", "tests/stages/test_jour
 FOUND, WALK = "sparsity/models/blocks.py", "tests/core/test_stream.py"
 
 BLOCKS = (
-    Mutant("Conv1D not transposed", FOUND, "weight.T if self.transposed else weight", "weight", WALK),
+    Mutant("Conv1D not transposed", FOUND, "x_ANY.T if self.transposed else x_ANY", "x_ANY", WALK),
     Mutant("attention taken for mlp", FOUND, '"attention" in p for p', "False for p", WALK),
     Mutant("removed weights tuned", TUNING, "weight_OI.grad.mul_(self._keeps[site])", "pass", REFINED),
     Mutant("tuned on what is held out", DESCENT, "range(tuned), range(tuned", "range(batches), range(tuned", RECOVERED),
     Mutant("all that was tuned on judged twice", DESCENT, "seen[-len(judged) :]", "seen", RECOVERED),
-    Mutant("the last epoch kept", DESCENT, "if costs[-1] < costs[best]:", "if True:", REFINED),
-    Mutant("no patience", DESCENT, "epoch - best >= self.patience", "False", REFINED),
+    Mutant("the last epoch kept", DESCENT, "if cost < self.costs[self.kept]:", "if True:", REFINED),
+    Mutant("no patience", DESCENT, "epoch - self.kept >= self._tuning.patience", "False", REFINED),
     Mutant("removed weights recovered", RECOVERY, ".float().mul_(keep)", ".float()", RECOVERED),
     Mutant("the slope of cross-entropy's head alone", "sparsity/predictions.py", "q_BTV.sub_(p_BTV)", "q_BTV", RECOVERED),
     Mutant("recovered in the model's dtype", RECOVERY, "parameter.detach().float()", "parameter.detach()", RECOVERED),
@@ -25,7 +25,7 @@ BLOCKS = (
     Mutant("the dense states stand still", STREAM, "self._dense = self._behind", "pass", REFINED),
     Mutant("targets of the dense inputs", STREAM, "in enumerate(self._dense)]", "in enumerate(self.hidden)]", REFINED),
     Mutant("one stream put back", STREAM, "kept[: len(mine)], kept[len(mine) :]", "kept[: len(mine)], self._dense", REFINED),
-    Mutant("rows of blocks forgotten", "sparsity/stages/pruning.py", "note(block, was.refined)", "note(block, {})", GOES_ON),
+    Mutant("rows of blocks forgotten", "sparsity/stages/pruning.py", "self._refined(block, was.refined)", "pass", GOES_ON),
     Mutant(
         "each point walks", "sparsity/stages/calibration.py", "partial(_shared, job, dense.decoder, needs)", "lambda: needs", SWEPT
     ),

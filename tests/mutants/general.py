@@ -114,9 +114,9 @@ GENERAL = (
     ),
     Mutant(
         "zeros not recounted",
-        "sparsity/runs/pipeline.py",
-        "weights - sum(nonzeros",
-        "sum(nonzeros",
+        "sparsity/stages/counting.py",
+        "zeros += layer.weight_OI.numel() - nonzeros",
+        "zeros += nonzeros",
         "tests/runs/test_run.py",
     ),
     Mutant(
@@ -220,7 +220,7 @@ GENERAL = (
     ),
     Mutant(
         "a tracker is not told of the sweep",
-        "sparsity/runs/pipeline.py",
+        "sparsity/stages/recording.py",
         "place.sweep.name if place.sweep else None",
         "None",
         f"{WATCHED}::test_the_points_of_a_sweep_are_a_group",
@@ -291,8 +291,8 @@ GENERAL = (
     Mutant(
         "masks of a resumed run are not hashed",
         "sparsity/stages/pruning.py",
-        'add(row, was.keeps[row["name"]])',
-        "rows.append(row)",
+        'self._add(sites[row["name"]], row, was.keeps[row["name"]])',
+        "self.rows.append(row)",
         JOURNALS,
     ),
     Mutant("the model is not restored", HELD, "self._restore(self._dense)", "pass", SWEPT),
@@ -323,6 +323,6 @@ GENERAL = (
     Mutant("a probe a block late", f"{SHARES}/probe.py", "_behind(stream, block.index)", "_behind(stream, 1)", SHARED),
     Mutant("probes pile up", f"{SHARES}/probe.py", "stream.hidden = list(here)", "pass", SHARED),
     Mutant("the loss of survivors", f"{SHARES}/sensitivity.py", ".sort(1)", ".sort(1, descending=True)", SHARED),
-    Mutant("one pattern for all", "sparsity/stages/allocating.py", ", **found.patterns", "", ALLOTTED),
+    Mutant("one pattern for all", "sparsity/stages/allocating.py", ", **shares.patterns", "", ALLOTTED),
     Mutant("one measurement for all", "sparsity/stages/allocating.py", "allocation.measurement,", "0,", ALLOTTED),
 )

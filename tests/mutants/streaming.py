@@ -6,7 +6,8 @@ from mutant import Mutant
 
 FILES, STREAMED = "sparsity/models/files.py", "tests/models/test_streamed.py"
 RUNS = "tests/stages/test_streamed_runs.py"
-RESOURCES, PLANNED = "sparsity/stages/resources.py", "tests/stages/test_resources.py"
+SIZES, PRUNING, PLANNED = "sparsity/stages/sizes.py", "sparsity/stages/pruning.py", "tests/stages/test_resources.py"
+RECOVERING = "sparsity/stages/recovering.py"
 
 STREAMING = (
     Mutant(
@@ -24,16 +25,16 @@ STREAMING = (
     Mutant("a pruned head is not restored", FILES, "        self._load_outside()\n", "", STREAMED),
     Mutant("the dense block is saved", FILES, "if block in self._written:", "if False:", STREAMED),
     Mutant("no prefix is added", FILES, "converters, *prefix)", "converters)", STREAMED),
-    Mutant("equal inputs are counted apart", RESOURCES, "if key in seen:", "if False:", PLANNED),
+    Mutant("equal inputs are counted apart", SIZES, "if key in seen:", "if False:", PLANNED),
     Mutant(
         "what is written is not held",
-        RESOURCES,
+        PRUNING,
         "for n in (calibration.sequences,",
         "for n in (calibration.num_sequences,",
         PLANNED,
     ),
-    Mutant("a float32 model is copied", RESOURCES, "(TUNED - (of.element == 4))", "TUNED", PLANNED),
-    Mutant("a recovery streams", "sparsity/options/components.py", "if parts.recover.reads_text:", "if False:", RUNS),
-    Mutant("processes stream", "sparsity/options/components.py", "if processes > 1:", "if False:", RUNS),
-    Mutant("pruned blocks are run once", RESOURCES, '== "dense" else 2 +', '== "dense" else 1 +', PLANNED),
+    Mutant("a float32 model is copied", RECOVERING, "(TUNED - (of.element == 4))", "TUNED", PLANNED),
+    Mutant("a recovery streams", RECOVERING, "if job.parts.model.stream and recovery.reads_text:", "if False:", RUNS),
+    Mutant("processes stream", "sparsity/stages/loading.py", "if job.parts.model.stream:", "if False:", RUNS),
+    Mutant("pruned blocks are run once", PRUNING, "return 1 if dense else 2 +", "return 1 if dense else 1 +", PLANNED),
 )

@@ -15,7 +15,11 @@ from sparsity.engine import Plan, plan
 from sparsity.models import Decoder
 from sparsity.models.skeleton import skeleton
 from sparsity.options.settings import read
-from sparsity.stages.resources import COPIES, FACTORS, KEPT, PROGRAM, WORK, Needed, needed, rate, shapes, statistics
+from sparsity.stages import STAGES
+from sparsity.stages.pruning import COPIES, FACTORS, WORK
+from sparsity.stages.resources import PROGRAM, Needed, needed, rate
+from sparsity.stages.sizes import KEPT, shapes, statistics
+from sparsity.stages.stage import Outlook
 from sparsity.tuning import Tuning
 
 WIDTH, INNER, BLOCKS, VOCABULARY = 8192, 28672, 80, 32000
@@ -35,7 +39,7 @@ def asked(decoder: Decoder, *words: str, tokens: int = 0, stream: bool = True) -
     parts, settings = assembled(*words), read(compose(*words))
     whole = {"head": settings.scope.lm_head, "refinement": parts.refine}
     the_plan = plan(decoder, parts.method, parts.pattern, parts.corrector, None, settings.errors, **whole)
-    return the_plan, needed(settings, parts, decoder, the_plan, tokens, stream)
+    return the_plan, needed(STAGES, Outlook(settings, parts, decoder, the_plan, tokens, stream))
 
 
 def test_the_shapes_of_llama_70b(llama_70b):
@@ -88,7 +92,7 @@ def test_a_sweep_holds_the_model_twice_unless_its_blocks_rest_in_files(llama_70b
     parts, settings = assembled("method=wanda"), read(compose("method=wanda"))
     the_plan = plan(llama_70b, parts.method, parts.pattern, parts.corrector)
     alone, swept, streamed, streamed_sweep = (
-        needed(settings, parts, llama_70b, the_plan, 0, stream, sweep).memory
+        needed(STAGES, Outlook(settings, parts, llama_70b, the_plan, 0, stream, sweep)).memory
         for stream, sweep in ((False, False), (False, True), (True, False), (True, True))
     )
     assert swept - alone == OUTSIDE + BLOCKS * BLOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from checkpoints import save
 from commands import MEASURED, SMALL, UNMEASURED, Run, command, folders, refuse
-from composing import assembled, compose
+from composing import CPU, assembled, compose
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
@@ -19,9 +20,11 @@ from sparsity import engine
 from sparsity.core import UserError
 from sparsity.models import Decoder, Tiny
 from sparsity.models.files import INDEX
-from sparsity.options.components import check_streams
 from sparsity.options.settings import read
+from sparsity.processes import Group
 from sparsity.stages import journal
+from sparsity.stages.job import Job, Place
+from sparsity.stages.loading import Load
 
 DENSE = ("model=local", "model.path=dense")
 STREAMED = (*DENSE, "model.stream=true")
@@ -176,9 +179,11 @@ def test_what_needs_the_whole_model_is_refused_before_it_is_loaded(monkeypatch, 
 
 def test_several_processes_are_refused():
     words = ("model=local", "model.path=dense", "model.stream=true")
-    check_streams(assembled(*words), read(compose(*words)), 1)
+    place = Place(Path("run"), Path("outputs"), {})
+    job = Job(read(compose(*words)), assembled(*words), CPU, "", {}, place)
+    Load().check(job)
     with pytest.raises(UserError, match=r"expected one, got 2\. Start python run\.py without torchrun"):
-        check_streams(assembled(*words), read(compose(*words)), 2)
+        Load().check(replace(job, processes=Group(0, 2)))
 
 
 def test_a_packed_checkpoint_is_refused():
