@@ -71,8 +71,9 @@ def run(
 
 @cache
 def without_model() -> int:
-    """Bytes that this program holds without a model; it has to be called before one is loaded. Loads transformers, which takes seconds
-    and is part of the program: a run that finished earlier does not wait for it.
+    """Bytes that this program holds without a model. It has to be called before one is loaded.
+
+    transformers is part of the program and is loaded here: it takes seconds, and a run that finished earlier does not need it.
     """
     from transformers import PreTrainedModel  # noqa: F401
 
