@@ -26,7 +26,18 @@ from streaming import STREAMING
 from successors import SUCCESSORS
 
 ROOT = Path(__file__).parents[2]
-COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
+COPIED = (
+    "sparsity",
+    "conf",
+    "tests",
+    "experiments",
+    "docs",
+    "run.py",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "CHANGELOG.md",
+)
 
 MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING)
 
