@@ -22,6 +22,7 @@ from mutant import Mutant
 from processes import PROCESSES
 from resuming import RESUMING
 from shortcuts import SHORTCUTS
+from starting import STARTING
 from streaming import STREAMING
 from successors import SUCCESSORS
 
@@ -39,7 +40,7 @@ COPIED = (
     "CHANGELOG.md",
 )
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING)
+MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING, *STARTING)
 
 
 def copied(into: Path) -> Path:

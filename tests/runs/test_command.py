@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import MEASURED, ROOT, SMALL, command, run
+from omegaconf import OmegaConf
 
 from sparsity.record.started import started
 from sparsity.runs.command import COMMANDS, configuration, job
@@ -80,8 +82,22 @@ def test_how_it_is_started_again(script, processes, words, work, monkeypatch):
     assert started(processes) == words
 
 
-def test_a_launcher_finds_the_run_by_its_name():
-    assert pickle.loads(pickle.dumps(job)) is job
+def test_launchers_find_the_run_by_its_name(monkeypatch):
+    """They import the function in another process: none that is only here."""
+    handed = []
+    monkeypatch.setattr("hydra.main", lambda **_: lambda function: lambda: handed.append(function))
+    assert command("sparsity=0.5").status == 0
+    assert pickle.loads(pickle.dumps(handed)) == [job]
+
+
+def test_garbage_is_collected_in_a_run(monkeypatch):
+    monkeypatch.setattr("sparsity.runs.launch.job", lambda config: gc.isenabled())
+    gc.disable()
+    try:
+        assert job(OmegaConf.create())
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_the_configuration_of_a_checkout():
