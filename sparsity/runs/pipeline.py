@@ -33,12 +33,13 @@ from ..record.groups import PRUNING, SHARED
 from ..record.store import ENVIRONMENT, RESULT, RunStore, find_finished, find_interrupted
 from ..stages import drawing as sequences
 from ..stages import saving as checkpoint
+from ..stages.again import recorded, why_again
 from ..stages.allocating import allocate
 from ..stages.drawing import calibration_ids
 from ..stages.evaluating import compare, references, referred
 from ..stages.job import Clock, Job, Place
 from ..stages.journal import drop
-from ..stages.key import run_key
+from ..stages.key import inputs, run_key
 from ..stages.loading import Dense, Held
 from ..stages.pruning import assist, prune
 from ..stages.recovering import recover, taught
@@ -78,8 +79,11 @@ def run(
         console.say("finished earlier, not repeated (rerun=true repeats it)")
         result = RunStore(done).result or {}
     else:
+        why = None if job.settings.rerun else why_again(place.finished, place.overrides, job.inputs)
         with _claimed(job) as job, Watch(job.parts.tracker) as watch, _scratch(job) as scratch:
             processes.words(CALL)
+            if why is not None:
+                console.say(why)
             result, done = _run(job, watch, held, scratch), job.place.folder
     console.table(result, done)
     return result, done
@@ -89,7 +93,7 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
     """Every mistake that can be seen in milliseconds is raised here."""
     settings = read(config)
     options = components(config)
-    classes = check_targets(options, settings.allow)
+    check_targets(options, settings.allow)
     device = resolve_device(settings.device, together.local())
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
@@ -117,10 +121,11 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
         _check_shared(settings, parts, device, processes.size)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
-    key = run_key(settings, options, files, device, classes)
+    its = inputs(settings, options, files, device)
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
-    return Job(settings, parts, device, key, {str(name): value for name, value in resolved.items()}, place, processes)
+    named = {str(name): value for name, value in resolved.items()}
+    return Job(settings, parts, device, run_key(its), named, place, processes, its)
 
 
 def _check_shared(settings: Settings, parts: Parts, device: torch.device, processes: int) -> None:
@@ -180,7 +185,7 @@ def _run(job: Job, watch: Watch, held: Held | None, scratch: Path | None) -> dic
 
     where = environment(job.device, job.processes.size)
     store.text("config.yaml", f"# {where['command']}\n{yaml.safe_dump(dict(job.config), sort_keys=False)}")
-    store.json(ENVIRONMENT, where | {"run_key": job.key})
+    store.json(ENVIRONMENT, where | {"run_key": job.key} | recorded(job.place.overrides, job.inputs))
     watch.start(_about(job))
 
     with clock("evaluate"), console.busy("evaluating the dense model"):

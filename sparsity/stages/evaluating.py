@@ -15,7 +15,7 @@ from ..core import Evaluator, Measured, Model, UserError
 from ..evaluation import Walked
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..record.folders import stamps
-from .key import versions
+from .key import reference_key
 from .loading import Dense
 
 Evaluators = Mapping[str, Evaluator]
@@ -44,7 +44,6 @@ def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torc
         "model": dense.fingerprint,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        **versions(),
     }
     text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
     tokenizer = decoder.tokenizer and tokenizer_hash(decoder.tokenizer)
@@ -55,7 +54,7 @@ def references(evaluators: Evaluators, dense: Dense, ids_N: Tensor, device: torc
 
     found: dict[str, Mapping[str, Tensor]] = {}
     for name, evaluator in evaluators.items():
-        its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
+        its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files()), **reference_key(evaluator)}
         content = known | its | ({"text": text} if evaluator.reads_text else {"tokenizer": tokenizer})
         ask = partial(answer, evaluator)
         found[name] = cache.remembered(content, ask) if evaluator.remembers else ask()
