@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -70,7 +71,8 @@ def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
             environment, folder = _read(path), path.parent
             result = _read(folder / RESULT)
             words = environment.get("overrides", result.get("overrides"))  # older runs have them there
-            if words is not None and _heard(words) == asked and (result or (folder / JOURNAL).is_dir()):
+            alike = isinstance(words, list) and _heard(words) == asked
+            if alike and (result or (folder / JOURNAL).is_dir()):
                 its = environment.get("inputs")
                 known = isinstance(its, Mapping) and its.keys() >= KINDS
                 found.append(
@@ -81,8 +83,7 @@ def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
 
 def _heard(overrides: Sequence[str]) -> list[str]:
     """The words of a command that say what is computed."""
-    groups = ((word.lstrip("+~").partition("=")[0].partition("@")[0].partition(".")[0], word) for word in overrides)
-    return sorted(word for group, word in groups if group not in UNHEARD)
+    return sorted(word for word in map(str, overrides) if re.split(r"[.@=]", word.lstrip("+~"))[0] not in UNHEARD)
 
 
 def _read(path: Path) -> dict[str, Any]:

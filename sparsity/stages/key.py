@@ -52,7 +52,6 @@ LIBRARIES = {
     "tokenizers": "tokenizers",
     "safetensors": "safetensors",
     "numpy": "numpy",
-    "scipy": "scipy",
     "sklearn": "scikit-learn",
     "kneed": "kneed",
     "lm_eval": "lm-eval",
