@@ -23,6 +23,7 @@ Change = tuple[str, Any, Any]  # a path, and what stood there earlier and stands
 class Earlier(NamedTuple):
     """A run of the same command that lies on disk."""
 
+    time: str  # ISO 8601, of one time zone
     folder: Path
     finished: bool
     inputs: Mapping[str, Any]  # {}: not recorded, or otherwise than today
@@ -74,11 +75,9 @@ def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
             alike = isinstance(words, list) and _heard(words) == asked
             if alike and (result or (folder / JOURNAL).is_dir()):
                 its = environment.get("inputs")
-                known = isinstance(its, Mapping) and its.keys() >= KINDS
-                found.append(
-                    (str(environment.get("time")), str(folder), Earlier(folder, bool(result), its if known else {}))
-                )
-    return [earlier for *_, earlier in sorted(found)]
+                inputs = its if isinstance(its, Mapping) and its.keys() >= KINDS else {}
+                found.append(Earlier(str(environment.get("time")), folder, bool(result), inputs))
+    return sorted(found, key=lambda earlier: (earlier.time, earlier.folder))
 
 
 def _heard(overrides: Sequence[str]) -> list[str]:

@@ -33,6 +33,7 @@ ASIDE = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache"
 WATCHES = "tracker"  # the group whose options and classes do not count either
 
 RUN = "sparsity.runs.pipeline"  # imports the stages, and does them in order
+WALK = ("sparsity.stream.BlockStream", "sparsity.cache.recalled")  # statistics are folded, or recalled
 # What a run imports and no number comes from, with the reason. A folder ends in "/".
 OUTSIDE = {
     "sparsity/code.py": "knows of what code a number depends",
@@ -86,15 +87,18 @@ def reference_key(evaluator: Evaluator) -> dict[str, Any]:
 
 
 def statistics_key(needs: Needs) -> dict[str, Any]:
-    """What can change a bit of statistics besides model, text and machine, or how they are filed."""
+    """What can change a bit of statistics besides model, text and machine, or how they are filed.
+
+    Equal for all that this package collects, so that one walk serves whoever asks.
+    """
     statistics = {tap.statistic for taps in needs.values() for tap in taps}
     parts = {part for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
-    return _key([*map(_name, parts), "sparsity.cache.recalled", "sparsity.stream.BlockStream"])
+    return _key([*map(_name, parts), "sparsity.statistics", "sparsity.groupings", *WALK])
 
 
 def measurement_key(allocation: Allocation) -> dict[str, Any]:
     """What can change a bit of an allocation's measurement besides model, text, machine and its options."""
-    return _key([_name(allocation), "sparsity.cache.recalled", "sparsity.stream.BlockStream"])
+    return _key([_name(allocation), *WALK])
 
 
 def writing_key() -> dict[str, Any]:

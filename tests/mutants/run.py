@@ -18,6 +18,7 @@ from pathlib import Path
 from blocks import BLOCKS
 from general import GENERAL
 from held_out import HELD_OUT
+from keys import KEYS
 from mutant import Mutant
 from processes import PROCESSES
 from shortcuts import SHORTCUTS
@@ -27,7 +28,7 @@ from successors import SUCCESSORS
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT)
+MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *KEYS)
 
 
 def copied(into: Path) -> Path:

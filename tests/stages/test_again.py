@@ -17,6 +17,7 @@ from interrupted import FOUR, killed
 from sparsity.stages import key
 from sparsity.stages.again import difference, recorded, why_again
 
+QUICK = ("method=magnitude", UNMEASURED)
 NOW = {
     "options": {"method": {"_target_": "sparsity.methods.Wanda", "scope": "row"}, "calibration": {"seqlen": 64}},
     "files": {"/texts/a.txt": [10, 1], "/texts/b.txt": [20, 2]},
@@ -137,7 +138,7 @@ def test_a_damaged_record_explains_nothing(tmp_path, content):
 
 
 def test_a_run_says_which_file_changed(work):
-    words = (*SMALL, UNMEASURED)
+    words = (*SMALL, *QUICK)
     first = command(*words)
     assert "computed again" not in first.out
     [folder] = folders()
@@ -150,19 +151,19 @@ def test_a_run_says_which_file_changed(work):
 
 
 def test_an_interrupted_run_says_why_it_is_not_resumed(work, monkeypatch):
-    killed(monkeypatch, UNMEASURED, at="layers.2.mlp.up_proj")
+    killed(monkeypatch, *QUICK, at="layers.2.mlp.up_proj")
     [folder] = folders()
     version = key.version
     monkeypatch.setattr(key, "version", lambda name: "0.1" if name == "torch" else version(name))
-    ended = command(*SMALL, *FOUR, UNMEASURED)
+    ended = command(*SMALL, *FOUR, *QUICK)
     assert ended.status == 0, ended.err
     assert f"not resumed: since outputs/runs/{folder.name}, torch is 0.1, was {version('torch')}\n" in ended.out
     assert "going on at block" not in ended.out
 
 
 def test_a_resumed_run_says_nothing_of_it(work, monkeypatch):
-    killed(monkeypatch, UNMEASURED, at="layers.2.mlp.up_proj")
-    ended = command(*SMALL, *FOUR, UNMEASURED)
+    killed(monkeypatch, *QUICK, at="layers.2.mlp.up_proj")
+    ended = command(*SMALL, *FOUR, *QUICK)
     assert "going on at block" in ended.out
     assert "not resumed" not in ended.out
     assert "computed again" not in ended.out

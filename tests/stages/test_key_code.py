@@ -6,6 +6,7 @@ import ast
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,15 +15,17 @@ import pytest
 import yaml
 from commands import MEASURED, SMALL, Run, command, workplace
 from composing import CONF, asked
+from hydra.utils import get_class
 
+from sparsity.allocation import Sensitivity
 from sparsity.cache.entry import Entry
 from sparsity.code import Code, code
 from sparsity.core import Tap
 from sparsity.evaluation import LMEval, Perplexity
 from sparsity.groupings import Documents
 from sparsity.runs import launch
-from sparsity.stages.key import LIBRARIES, OUTSIDE, RUN, reference_key, statistics_key, writing_key
-from sparsity.statistics import GroupedActivity, SquaredNorm
+from sparsity.stages.key import LIBRARIES, OUTSIDE, RUN, measurement_key, reference_key, statistics_key, writing_key
+from sparsity.statistics import Gram, GroupedActivity, SquaredNorm
 
 ROOT = CONF.parent
 # What the files that count take from those that do not. None of it becomes a number: it decides, foretells, says or is told.
@@ -179,6 +182,61 @@ def test_a_package_only_passes_on_what_it_imports():
             assert words or listed or isinstance(statement, ast.ImportFrom), f"{file}: {ast.unparse(statement)}"
 
 
+# --- what a run remembers ---------------------------------------------------------------------------------------------
+
+WALK = {"stream.py", "processes.py", "core.py", "linalg.py", "models/decoder.py", "models/blocks.py", "models/files.py"}
+
+
+def test_the_dense_models_answers_are_filed_under_the_evaluators_code_and_the_models_walk():
+    its = below(reference_key(Perplexity(32, None, 1))["code"])
+    assert its >= {
+        "evaluation/perplexity.py",
+        "evaluation/windows.py",
+        "evaluation/walked.py",
+        "datasets/tokens.py",
+        *WALK,
+    }
+    assert not its & {"evaluation/divergence.py", "evaluation/lm_eval.py", "methods/wanda.py"}
+
+
+def test_the_answers_to_tasks_are_filed_under_the_harness_and_its_version():
+    its = reference_key(LMEval(["boolq"], None, None, None, 1, None, False, 0))
+    assert below(its["code"]) >= {"evaluation/lm_eval.py", "evaluation/harness.py", "evaluation/task_files.py"}
+    assert "lm-eval" in its
+
+
+def test_statistics_are_filed_under_the_code_of_all_statistics_and_that_of_the_walk():
+    """Of all, so that those who ask for different ones share a walk."""
+    its = statistics_key({None: [Tap(SquaredNorm())]})
+    every = {
+        f"{room}/{file.name}"
+        for room in ("statistics", "groupings")
+        for file in (ROOT / "sparsity" / room).glob("*.py")
+    }
+    assert below(its["code"]) >= {"cache/statistics.py", "record/folders.py", *WALK, *every}
+    assert "scikit-learn" in its  # finds topics
+    assert its == statistics_key({None: [Tap(GroupedActivity(Documents())), Tap(Gram())]})
+
+
+def test_a_users_statistic_and_grouping_count(tmp_path, monkeypatch):
+    (tmp_path / "a_users_fold.py").write_text("class Mine:\n    grouping = None")
+    (tmp_path / "a_users_grouping.py").write_text("class Mine: ...")
+    monkeypatch.syspath_prepend(tmp_path)
+    fold, grouping = get_class("a_users_fold.Mine"), get_class("a_users_grouping.Mine")
+    assert statistics_key({None: [Tap(fold())]})["code"].keys() >= {"a_users_fold.py"}
+    assert statistics_key({None: [Tap(GroupedActivity(grouping()))]})["code"].keys() >= {"a_users_grouping.py"}
+
+
+def test_an_allocations_measurement_is_filed_under_what_measures_it():
+    its = below(measurement_key(Sensitivity("layer", 0.5, 1, 0.1))["code"])
+    assert its >= {"allocation/sensitivity.py", "allocation/probe.py", "methods/wanda.py", "predictions.py", *WALK}
+    assert "allocation/owl.py" not in its
+
+
+def test_written_text_is_filed_under_what_writes_it():
+    assert below(writing_key()["code"]) == {"models/writing.py"}
+
+
 # --- what runs, counts ------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +251,13 @@ COMPOSITIONS = {
         "scope.skip=[q_proj]",
     ),
 }  # fmt: skip
+REMEMBERED = {  # a file of its code
+    "Perplexity": "evaluation/perplexity.py",
+    "Divergence": "predictions.py",
+    "divergence at 0.6 by wanda of each role alone, 1 sequences": "allocation/probe.py",
+    "text written, 32 tokens each, seed 0": "models/writing.py",
+    "statistics": "stream.py",
+}
 
 
 @pytest.fixture(scope="module", params=COMPOSITIONS.values(), ids=[*COMPOSITIONS])
@@ -231,54 +296,13 @@ def test_no_function_runs_that_the_key_does_not_count(executed):
     assert strange <= {"sparsity/record/numbers.py"}  # a tracker is told numbers alone
 
 
-# --- what a run remembers ---------------------------------------------------------------------------------------------
-
-WALK = {"stream.py", "processes.py", "core.py", "linalg.py", "models/decoder.py", "models/blocks.py", "models/files.py"}
-
-
-def test_the_dense_models_answers_are_filed_under_the_evaluators_code_and_the_models_walk():
-    its = below(reference_key(Perplexity(32, None, 1))["code"])
-    assert its >= {
-        "evaluation/perplexity.py",
-        "evaluation/windows.py",
-        "evaluation/walked.py",
-        "datasets/tokens.py",
-        *WALK,
-    }
-    assert not its & {"evaluation/divergence.py", "evaluation/lm_eval.py", "methods/wanda.py"}
-
-
-def test_the_answers_to_tasks_are_filed_under_the_harness_and_its_version():
-    its = reference_key(LMEval(["boolq"], None, None, None, 1, None, False, 0))
-    assert below(its["code"]) >= {"evaluation/lm_eval.py", "evaluation/harness.py", "evaluation/task_files.py"}
-    assert "lm-eval" in its
-
-
-def test_statistics_are_filed_under_their_own_code_and_that_of_the_walk():
-    its = below(statistics_key({None: [Tap(SquaredNorm())]})["code"])
-    assert its >= {"statistics/squared_norm.py", "cache/statistics.py", "record/folders.py", *WALK}
-    assert not its & {"statistics/gram.py", "statistics/grouped_activity.py", "groupings/documents.py"}
-    grouped = below(statistics_key({None: [Tap(GroupedActivity(Documents()))]})["code"])
-    assert grouped - its == {"statistics/grouped_activity.py", "groupings/documents.py"}
-
-
-def test_written_text_is_filed_under_what_writes_it():
-    assert below(writing_key()["code"]) == {"models/writing.py"}
-
-
-def test_what_is_remembered_says_of_what_code_it_is(executed, monkeypatch):
+def test_what_is_remembered_says_of_what_code_it_is(executed):
     run, _ = executed
     kept = {}
     for file in (run.folder.parent / "cache").rglob("*.safetensors"):
-        about = Entry(file).about
-        kept[str(about.get("evaluator") or "statistics").partition("(")[0]] = about.get("walk", about)["code"]
-    for name, expected in {
-        "Perplexity": "evaluation/perplexity.py",
-        "Sensitivity": "allocation/probe.py",
-        "text written, 32 tokens each, seed 0": "models/writing.py",
-        "statistics": "stream.py",
-    }.items():
-        if name in kept:
-            assert expected in below(kept[name])
-    assert "Perplexity" in kept
+        with closing(Entry(file)) as entry:
+            about = entry.about
+        kept[str(about.get("evaluator", "statistics")).partition("(")[0]] = about.get("walk", about)["code"]
     assert len(kept) in (2, 4)
+    for name, its in kept.items():
+        assert REMEMBERED[name] in below(its)
