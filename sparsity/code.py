@@ -49,7 +49,7 @@ def code(roots: Iterable[str], outside: Collection[str] = (), home: Path = HOME)
 
     It consists of this package's files and, for a root of another package, of those of that package and of modules in the same
     folder. `outside`: files that do not count and are not followed, "sparsity/record/console.py", or folders, "sparsity/tracking/".
-    `home`: the folder that holds this package.
+    `home`: the folder that holds this package. A root whose file is not found, such as one in a zip archive, adds nothing.
     """
     todo: list[Import] = [(module, name) for module, _, name in (root.rpartition(".") for root in roots)]
     others = {module.partition(".")[0] for module, _ in todo} - {OURS}

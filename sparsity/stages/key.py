@@ -124,7 +124,8 @@ def _key(roots: Iterable[str]) -> dict[str, Any]:
 
 
 def _name(component: object) -> str:
-    return f"{type(component).__module__}.{type(component).__qualname__}"
+    """The dotted name of its class, or of the function that defines it."""
+    return f"{type(component).__module__}.{type(component).__qualname__.partition('.')[0]}"
 
 
 def _classes(node: Any) -> Iterator[str]:

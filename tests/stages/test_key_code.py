@@ -199,6 +199,12 @@ def test_the_dense_models_answers_are_filed_under_the_evaluators_code_and_the_mo
     assert not its & {"evaluation/divergence.py", "evaluation/lm_eval.py", "methods/wanda.py"}
 
 
+def test_an_evaluator_that_a_function_defines_counts_with_its_file():
+    class Mine: ...
+
+    assert Path(__file__).name in reference_key(Mine())["code"]
+
+
 def test_the_answers_to_tasks_are_filed_under_the_harness_and_its_version():
     its = reference_key(LMEval(["boolq"], None, None, None, 1, None, False, 0))
     assert below(its["code"]) >= {"evaluation/lm_eval.py", "evaluation/harness.py", "evaluation/task_files.py"}
