@@ -17,7 +17,7 @@ from interrupted import FOUR, killed
 from sparsity.stages import key
 from sparsity.stages.again import difference, recorded, why_again
 
-QUICK = ("method=magnitude", UNMEASURED)
+QUICK = ("method=wanda", UNMEASURED)
 NOW = {
     "options": {"method": {"_target_": "sparsity.methods.Wanda", "scope": "row"}, "calibration": {"seqlen": 64}},
     "files": {"/texts/a.txt": [10, 1], "/texts/b.txt": [20, 2]},
