@@ -1,6 +1,6 @@
 """What is worth keeping between runs, in the user's cache folder. Exported here: all that a run needs of it."""
 
-from .entry import content_hash
+from ..record.digest import content_hash
 from .keep import Cache
 from .statistics import recalled
 

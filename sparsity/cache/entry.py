@@ -29,11 +29,6 @@ DIGITS = 32  # of a digest, hexadecimal
 _sound: set[tuple[int, ...]] = set()  # stamps of files that were read to the end and found undamaged, by this process
 
 
-def content_hash(content: Any) -> str:
-    """sha256 of a value as JSON; what JSON does not know counts by its text."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
 class Entry:
     """An open file. It stays readable when another process deletes it. Raises `FileNotFoundError` if that came first."""
 

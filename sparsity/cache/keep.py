@@ -15,8 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..record.digest import content_hash
 from ..record.folders import held
-from .entry import SUFFIX, content_hash, content_of, entries, write
+from .entry import SUFFIX, content_of, entries, write
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,10 @@ from ..core import Folded, Site, Stats, Tap
 from ..models.blocks import Block
 from ..models.decoder import Decoder
 from ..processes import ALONE, Processes
+from ..record.digest import content_hash
 from ..record.folders import held
 from ..stream import BlockStream, Needs, Passage, Stream, collect, merged
-from .entry import Entry, content_hash, content_of, entries
+from .entry import Entry, content_of, entries
 from .keep import STATISTICS, Cache, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it

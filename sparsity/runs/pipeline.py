@@ -29,8 +29,9 @@ from ..record.result import Result
 from ..record.result import read as read_result
 from ..record.store import RunStore, find_finished, find_interrupted
 from ..stages import CHANGING, PREPARING, STAGES
+from ..stages.again import why_again
 from ..stages.job import Job, Place
-from ..stages.key import run_key
+from ..stages.key import inputs, run_key
 from ..stages.loading import Held, dense_model, planned
 from ..stages.recording import Recorder, Silent
 from ..stages.resources import Needed, needed, rate
@@ -57,7 +58,10 @@ def run(
     earlier = find_finished(place.finished, job.key) if processes.rank == 0 and not job.settings.rerun else None
     if not processes.agreed(earlier is not None):
         without_model()  # is measured here
+        why = None if job.settings.rerun else why_again(place.finished, place.overrides, job.inputs)
         with _recorded(job, held) as work:
+            if why is not None:
+                console.say(why)
             result: Result | None = _run(work)
             folder = work.job.place.folder
     else:
@@ -85,7 +89,7 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
     """Every mistake that can be seen in milliseconds is raised here."""
     settings = read(config)
     options = components(config)
-    classes = check_targets(options, settings.allow)
+    check_targets(options, settings.allow)
     device = resolve_device(settings.device, together.local())
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
@@ -101,7 +105,8 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
         stage.check(job)
     files = [*parts.model.files(), *parts.dataset.files(), *parts.reference.files()]
     files += (file for evaluator in parts.evaluation.values() for file in evaluator.files())
-    return replace(job, key=run_key(settings, options, files, device, classes))
+    its = inputs(settings, options, files, device)
+    return replace(job, key=run_key(its), inputs=its)
 
 
 def _run(work: Work) -> Result:

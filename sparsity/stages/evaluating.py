@@ -25,7 +25,7 @@ from ..notes import Notes
 from ..record.folders import stamps
 from ..record.result import evaluated
 from .job import Job
-from .key import versions
+from .key import reference_key
 from .loading import DenseModel
 from .sizes import Shapes
 from .stage import Cost, Found, Outlook, Plain
@@ -124,7 +124,6 @@ def references(work: Work, dense: DenseModel) -> Mapping[str, Mapping[str, Tenso
         "model": dense.fingerprint,
         "device": device.type,
         "threads": torch.get_num_threads(),
-        **versions(),
     }
     text = hashlib.sha256(ids_N.numpy().tobytes()).hexdigest()
     tokenizer = decoder.tokenizer and tokenizer_hash(decoder.tokenizer)
@@ -135,7 +134,7 @@ def references(work: Work, dense: DenseModel) -> Mapping[str, Mapping[str, Tenso
 
     found: dict[str, Mapping[str, Tensor]] = {}
     for name, evaluator in evaluators.items():
-        its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files())}
+        its = {"evaluator": repr(evaluator), "files": stamps(evaluator.files()), **reference_key(evaluator)}
         content = known | its | ({"text": text} if evaluator.reads_text else {"tokenizer": tokenizer})
         ask = partial(answer, evaluator, work.record.journal.notes(f"evaluate-dense-{name}"))
         found[name] = work.job.cache.remembered(content, ask) if evaluator.remembers else ask()

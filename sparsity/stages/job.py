@@ -41,6 +41,7 @@ class Job:
     config: Mapping[str, Any]  # resolved, for the record
     place: Place
     processes: Processes = ALONE
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # what the key is made of
 
     @property
     def store(self) -> RunStore:

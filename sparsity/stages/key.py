@@ -1,88 +1,139 @@
-"""When are two runs the same? The run key is a hash of everything that can change a result: the resolved options that matter, the
-files they name, and the code that computes. Runs with one key are not repeated.
+"""When are two runs the same? A run's inputs are all that can change a result: the resolved options that matter, the files that
+they name, the code that computes, and the versions of the libraries that it uses. The run key is their hash. Runs with one key are
+not repeated.
+
+What a run remembers for others (the dense model's answers, statistics, measurements) has keys of the same kind, each with the code
+that it alone depends on. Light: neither torch nor a model is loaded to know a key.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import json
 import platform
-from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from ..allocation import Allocation
-from ..cache import content_hash
-from ..options.settings import Settings
+from ..code import Code, code
+from ..record.digest import content_hash
 from ..record.folders import stamps
-from ..stream import Needs
 
-PACKAGE = Path(__file__).parents[1]
-FOLDING = ("core.py", "linalg.py", "stream.py", "statistics/*.py", "groupings/*.py", "models/*.py")  # up to a statistic
-MEASURING = (
-    "predictions.py",
-    "allocation/*.py",
-    "methods/wanda.py",
-    "patterns/*.py",
-)  # and what an allocation does with it
+if TYPE_CHECKING:
+    import torch
+
+    from ..allocation import Allocation
+    from ..core import Evaluator
+    from ..options.settings import Settings
+    from ..stream import Needs
+
+# Settings that act through something else, or on nothing that a run finds. 2-of-4 is the same run whatever `sparsity` says:
+# it and `seed` count with the components that read them.
+ASIDE = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache", "journal", "objective"}
+WATCHES = "tracker"  # the group whose options and classes do not count either
+
+RUN = "sparsity.runs.pipeline"  # imports the stages, and does them in order
+WALK = ("sparsity.stream.BlockStream", "sparsity.cache.recalled")  # statistics are folded, or recalled
+# What a run imports and no number comes from, with the reason. A folder ends in "/".
+OUTSIDE = {
+    "sparsity/code.py": "knows of what code a number depends",
+    "sparsity/stages/key.py": "decides whether a run is the same",
+    "sparsity/stages/again.py": "says why a run is not the same",
+    "sparsity/stages/resources.py": "foretells what a run will take",
+    "sparsity/options/mistakes.py": "words for mistakes, after which nothing is computed",
+    "sparsity/record/console.py": "shows what was found",
+    "sparsity/runs/preview.py": "shows what would be done",
+    "sparsity/runs/together.py": "reads which process this is; how many there are is compared by itself",
+    "sparsity/tracking/": "is told what was found",
+}
+# Libraries that take part in computing: the name that is imported, and the name of the package whose version counts.
+LIBRARIES = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "tokenizers": "tokenizers",
+    "safetensors": "safetensors",
+    "numpy": "numpy",
+    "sklearn": "scikit-learn",
+    "kneed": "kneed",
+    "lm_eval": "lm-eval",
+}
 
 
-def run_key(
-    settings: Settings,
-    options: Mapping[str, Any],
-    files: Iterable[Path],
-    device: torch.device,
-    classes: Iterable[type],
-) -> str:
-    """16 hexadecimal digits. `options`: the components', resolved; `files`: what they read; `classes`: what they name."""
-    # sparsity and seed act through the components that read them: 2-of-4 is the same run whatever `sparsity` says
-    asides = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache", "journal", "objective"}
-    computed = settings.model_dump(exclude=asides)
-    matters = {
-        "settings": computed,
-        "options": {group: chosen for group, chosen in options.items() if group != "tracker"},
-        "files": stamps(files),
+def inputs(
+    settings: Settings, options: Mapping[str, Any], files: Iterable[Path], device: torch.device
+) -> dict[str, Any]:
+    """All that can change a result, as a JSON value. `options`: the components', resolved; `files`: what they read."""
+    computed = {group: chosen for group, chosen in options.items() if group != WATCHES}
+    its = code([RUN, *_classes(computed)], OUTSIDE)
+    found = {
+        "options": settings.model_dump(exclude=ASIDE) | computed,
+        "files": {path: [size, changed] for path, size, changed in stamps(files)},
         "device": device.type,
-        "code": code_version(classes),
-        "python": platform.python_version(),  # whose manual dataset=pydocs is
-        **versions(),
+        "versions": {"python": platform.python_version(), **versions(its)},  # dataset=pydocs is Python's manual
+        "code": its.files,
     }
-    return content_hash(matters)[:16]
+    plain: dict[str, Any] = json.loads(json.dumps(found, default=str), parse_constant=str)  # infinity is no JSON
+    return plain
+
+
+def run_key(inputs: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits."""
+    return content_hash(inputs)[:16]
+
+
+def reference_key(evaluator: Evaluator) -> dict[str, Any]:
+    """What can change a bit of an evaluator's answers on the dense model besides model, text, machine and its options."""
+    return _key([_name(evaluator), "sparsity.evaluation.Walked", "sparsity.models.Decoder"])
 
 
 def statistics_key(needs: Needs) -> dict[str, Any]:
-    """What can change a bit of statistics besides model, text and machine: versions, and the code that folds them."""
+    """What can change a bit of statistics besides model, text and machine, or how they are filed.
+
+    Equal for all that this package collects, so that one walk serves whoever asks.
+    """
     statistics = {tap.statistic for taps in needs.values() for tap in taps}
-    classes = {type(part) for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
-    return {
-        **versions(),
-        "scikit-learn": version("scikit-learn"),  # which finds the topics
-        "code": code_version(classes, FOLDING),
-    }
+    parts = {part for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
+    return _key([*map(_name, parts), "sparsity.statistics", "sparsity.groupings", *WALK])
 
 
 def measurement_key(allocation: Allocation) -> dict[str, Any]:
     """What can change a bit of an allocation's measurement besides model, text, machine and its options."""
-    return {**versions(), "code": code_version([type(allocation)], (*FOLDING, *MEASURING))}
+    return _key([_name(allocation), *WALK])
 
 
 def writing_key() -> dict[str, Any]:
     """What can change a token that a model writes besides model, prompts, machine and options."""
-    return {**versions(), "code": code_version([], ("models/*.py",))}
+    return _key(["sparsity.models.written"])
 
 
-def versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "transformers": version("transformers")}
+def versions(its: Code) -> dict[str, str | None]:
+    """Of the libraries that take part in computing, as far as this code imports them; None: not installed as a package."""
+    found: dict[str, str | None] = {}
+    for module, package in LIBRARIES.items():
+        if module in its.libraries:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = None
+    return found
 
 
-def code_version(classes: Iterable[type], rooms: Iterable[str] = ("**/*.py",)) -> str:
-    """sha256 over this package's source, or what the patterns name of it, and that of the user's own classes."""
-    sources = {file for room in rooms for file in PACKAGE.glob(room)} | {Path(inspect.getfile(cls)) for cls in classes}
-    digest = hashlib.sha256()
-    for source in sorted(sources):
-        name = source.relative_to(PACKAGE) if source.is_relative_to(PACKAGE) else source.name
-        digest.update(f"{name}\n".encode() + source.read_bytes())
-    return digest.hexdigest()
+def _key(roots: Iterable[str]) -> dict[str, Any]:
+    its = code(roots, OUTSIDE)
+    return {**versions(its), "code": its.files}
+
+
+def _name(component: object) -> str:
+    """The dotted name of its class, or of the function that defines it."""
+    return f"{type(component).__module__}.{type(component).__qualname__.partition('.')[0]}"
+
+
+def _classes(node: Any) -> Iterator[str]:
+    """The classes that options name, by their dotted names."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = [*node.values()]
+    if isinstance(node, list):
+        for value in node:
+            yield from _classes(value)

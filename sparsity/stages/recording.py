@@ -19,6 +19,7 @@ from ..record.store import ENVIRONMENT, RESULT
 from ..tracking import About, Outcome, Watch
 from ..tracking.told import run_id, run_name, summary, tables
 from . import saving
+from .again import recorded
 from .job import Job
 from .journal import Journal, NoJournal, drop
 
@@ -58,7 +59,8 @@ class Recorder(Silent):
     def begin(self, where: Mapping[str, Any]) -> None:
         config = yaml.safe_dump(dict(self._job.config), sort_keys=False)
         self._store.text("config.yaml", f"# {where['command']}\n{config}")
-        self._store.json(ENVIRONMENT, {**where, "run_key": self._job.key})
+        inputs = recorded(self._job.place.overrides, self._job.inputs)
+        self._store.json(ENVIRONMENT, {**where, "run_key": self._job.key, **inputs})
         self._watch.start(_about(self._job))
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -87,6 +87,10 @@ class Run:
         return json.loads((self.folder / "result.json").read_text())
 
     @property
+    def environment(self) -> dict:
+        return json.loads((self.folder / "environment.json").read_text())
+
+    @property
     def layers(self) -> list[dict]:
         return self.table("layers")
 

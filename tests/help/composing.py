@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import hydra
 import torch
@@ -12,7 +13,7 @@ from omegaconf import DictConfig
 
 from sparsity.options.components import Parts, build, check_targets, components
 from sparsity.options.settings import read
-from sparsity.stages.key import run_key
+from sparsity.stages.key import inputs, run_key
 
 CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = {
@@ -43,7 +44,13 @@ def assembled(*overrides: str) -> Parts:
 
 def key(*overrides: str) -> str:
     """The key of the run that these overrides ask of the tiny model."""
+    return run_key(asked(*overrides))
+
+
+def asked(*overrides: str) -> dict[str, Any]:
+    """The inputs of that run."""
     config = compose("model=tiny", *(word for word in overrides if word != "model=tiny"))
     options = components(config)
-    classes, parts = check_targets(options, [*config.allow]), build(options)
-    return run_key(read(config), options, [*parts.model.files(), *parts.dataset.files()], CPU, classes)
+    check_targets(options, [*config.allow])
+    parts = build(options)
+    return inputs(read(config), options, [*parts.model.files(), *parts.dataset.files()], CPU)

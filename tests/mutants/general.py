@@ -126,13 +126,6 @@ GENERAL = (
         "in ()",
         "tests/options/test_target_guard.py",
     ),
-    Mutant(
-        "the key forgets the method",
-        "sparsity/stages/key.py",
-        'if group != "tracker"',
-        'if group not in ("tracker", "method")',
-        "tests/stages/test_run_key.py",
-    ),
     Mutant("normalise ignored", TFIDF, "relative_RJ if self.normalise else mean_RJ", "mean_RJ", RANKED),
     Mutant("the IDF's sign", TFIDF, ".log() + 1", ".log().neg() + 1", RANKED),
     Mutant("a row for a column", NEURONS, 'if neurons.axis == "column":', 'if neurons.axis == "row":', SCORED),

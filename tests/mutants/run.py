@@ -18,6 +18,7 @@ from pathlib import Path
 from blocks import BLOCKS
 from general import GENERAL
 from held_out import HELD_OUT
+from keys import KEYS
 from mutant import Mutant
 from processes import PROCESSES
 from result import RESULTS
@@ -52,6 +53,7 @@ MUTANTS = (
     *RESUMING,
     *RESULTS,
     *STARTING,
+    *KEYS,
 )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 
 import pytest
 import torch
-from composing import CPU, compose, key
-from hydra.utils import get_class
+from composing import CPU, asked, compose, key
 
 from sparsity.options.components import components
 from sparsity.options.settings import Settings, read
-from sparsity.stages.key import run_key
+from sparsity.stages.key import inputs, run_key
 
 MATTERS = [
     "model.seed=1",
@@ -79,9 +80,16 @@ def test_who_watches_does_not_matter_and_the_kind_of_device_does():
     config = compose("model=tiny")
     settings, parts = read(config), components(config)
     watched = parts | {"tracker": {"_target_": "sparsity.tracking.Another"}}
-    assert run_key(settings, watched, [], CPU, []) == run_key(settings, parts, [], CPU, [])
-    keys = [run_key(settings, parts, [], torch.device(name), []) for name in ("cpu", "cuda:0", "cuda:1")]
+    assert inputs(settings, watched, [], CPU) == inputs(settings, parts, [], CPU)
+    keys = [run_key(inputs(settings, parts, [], torch.device(name))) for name in ("cpu", "cuda:0", "cuda:1")]
     assert keys[0] != keys[1] == keys[2]
+
+
+def test_the_inputs_are_json_as_they_are():
+    its = inputs(
+        read(compose("model=tiny")), components(compose("model=tiny")) | {"method": {"rho": math.inf}}, [], CPU
+    )
+    assert json.loads(json.dumps(its, allow_nan=False)) == its
 
 
 def test_a_file_that_changed_is_another_run(tmp_path):
@@ -96,13 +104,26 @@ def test_a_file_that_changed_is_another_run(tmp_path):
     assert len({*keys}) == 3
 
 
-def test_code_that_changed_is_another_run(tmp_path, monkeypatch):
-    file = tmp_path / "a_users_method.py"
-    file.write_text("class Mine: ...\n")
+def test_code_that_changed_is_another_run():
+    its = asked()
+    for name in its["code"]:
+        assert run_key(its) != run_key(its | {"code": its["code"] | {name: "0123456789abcdef"}})
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "numpy", "python"])
+def test_another_version_is_another_run(library):
+    its = asked()
+    assert run_key(its) != run_key(its | {"versions": its["versions"] | {library: "0.1"}})
+
+
+def test_a_users_class_counts_with_its_code(tmp_path, monkeypatch):
+    """Wherever it stands: as a method, or as what another method works on."""
     monkeypatch.syspath_prepend(tmp_path)
-    cls = get_class("a_users_method.Mine")
-    settings, parts = read(compose("model=tiny")), components(compose("model=tiny"))
-    before = run_key(settings, parts, [], CPU, [cls])
-    assert before != run_key(settings, parts, [], CPU, [])
-    file.write_text("class Mine: ...  # with another thought\n")
-    assert run_key(settings, parts, [], CPU, [cls]) != before
+    settings, parts, keys = read(compose("model=tiny")), components(compose("model=tiny")), set()
+    for name, number in {"a_users_method": 1, "a_users_other_method": 2}.items():
+        (tmp_path / f"{name}.py").write_text(f"class Mine:\n    number = {number}\n")
+        mine = {"_target_": f"{name}.Mine"}
+        for method in (mine, {"_target_": "sparsity.methods.DSnoT", "base": mine}):
+            its = inputs(settings, parts | {"method": method}, [], CPU)
+            keys.add(its["code"][f"{name}.py"])
+    assert len(keys) == 2

@@ -1,0 +1,201 @@
+"""The source files that a class or a module consists of, each with a digest. They are found by following imports in the text of the
+files: nothing is imported.
+
+An imported name counts for the file that defines it. A package's `__init__` that imports the name itself is only passed through, so
+its other names are not pulled in. What cannot be followed that far counts as a whole: `import package`, `from package import *`.
+Imports inside functions count. What stands under `if TYPE_CHECKING` never runs, and does not.
+
+A digest changes with whatever can change what the code computes. Comments, layout, docstrings and the words of a `UserError` cannot
+do that. A file is read once in a process, since what runs is the code that was there when it was imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.machinery import all_suffixes
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+HOME = Path(__file__).parents[1]  # the folder that holds this package
+OURS = Path(__file__).parent.name
+INSTALLED = ("site-packages", "dist-packages")  # folders whose modules have nothing to do with one another
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+Import = tuple[str, str | None]  # a module, and the name that is taken from it; None: the module itself
+
+
+class Code(NamedTuple):
+    files: dict[str, str]  # "sparsity/linalg.py" -> digest
+    libraries: set[str]  # the top-level modules of others that these files import: "torch"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file."""
+
+    digest: str
+    imports: tuple[Import, ...]
+    passed: Mapping[str, list[Import]]  # the names that an import gives the module, and where they come from
+    defined: frozenset[str]  # the names that the module itself gives a value
+
+
+def code(roots: Iterable[str], outside: Collection[str] = (), home: Path = HOME) -> Code:
+    """The code of all `roots`, dotted names of classes, functions or modules: "sparsity.methods.Wanda".
+
+    It consists of this package's files and, for a root of another package, of those of that package and of modules in the same
+    folder. `outside`: files that do not count and are not followed, "sparsity/record/console.py", or folders, "sparsity/tracking/".
+    `home`: the folder that holds this package. A root whose file is not found, such as one in a zip archive, adds nothing.
+    """
+    todo: list[Import] = [(module, name) for module, _, name in (root.rpartition(".") for root in roots)]
+    others = {module.partition(".")[0] for module, _ in todo} - {OURS}
+    homes = {top: folder for top in others if (folder := _folder(top)) is not None}
+    own = frozenset(folder for folder in homes.values() if folder.name not in INSTALLED)
+    homes[OURS] = home
+    files: dict[str, str] = {}
+    libraries: set[str] = set()
+    seen: set[Import] = set()
+    while todo:
+        module, name = wanted = todo.pop()
+        if wanted in seen:
+            continue
+        seen.add(wanted)
+        top = module.partition(".")[0]
+        folder = homes.get(top) or _beside(top, own)
+        if folder is None:
+            libraries.add(top)
+        elif further := _further(folder, module, name):
+            todo += further
+        elif (file := _file(folder, module)) is not None:
+            relative = file.relative_to(folder).as_posix()
+            if not any(relative == place or (place.endswith("/") and relative.startswith(place)) for place in outside):
+                source = _read(file, module)
+                files[relative] = source.digest
+                todo += source.imports
+    return Code(dict(sorted(files.items())), libraries)
+
+
+def _further(folder: Path, module: str, name: str | None) -> list[Import]:
+    """Where a package takes the name from, or the module in it that has this name; [] if the module itself counts."""
+    file = _file(folder, module)
+    if name is None or (file is not None and file.name != "__init__.py"):
+        return []
+    if file is not None:
+        source = _read(file, module)
+        if name in source.defined:
+            return []
+        if name in source.passed:
+            return source.passed[name]
+    inner = f"{module}.{name}"
+    return [(inner, None)] if _file(folder, inner) is not None else []
+
+
+def _folder(top: str) -> Path | None:
+    """The folder that holds a top-level module. Looking for one imports nothing."""
+    try:
+        spec = find_spec(top)
+    except ValueError:  # __main__
+        return None
+    if spec is None:
+        return None
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).parent
+    return Path(spec.origin).parent if spec.has_location and spec.origin else None
+
+
+@cache
+def _beside(top: str, folders: frozenset[Path]) -> Path | None:
+    """The one of these folders that holds a top-level module."""
+    return next((folder for folder in sorted(folders) if _file(folder, top) is not None), None)
+
+
+@cache
+def _file(folder: Path, module: str) -> Path | None:
+    """None: a folder without `__init__`, or no module at all."""
+    path = folder.joinpath(*module.split("."))
+    candidates = [path / "__init__.py", *(path.with_name(path.name + suffix) for suffix in all_suffixes())]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def _read(path: Path, module: str) -> Source:
+    content = path.read_bytes()
+    if path.suffix != ".py":  # compiled
+        return Source(_digest(content), (), {}, frozenset())
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imports: list[Import] = []
+    passed: dict[str, list[Import]] = {}
+    defined: set[str] = set()
+    tree = ast.parse(content)
+    for statement, inside in _effective(tree):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            for bound, found in _imported(statement, package):
+                imports.append(found)
+                if not inside and found != (
+                    module,
+                    bound,
+                ):  # `from . import name` in an `__init__`: the module of that name
+                    passed.setdefault(bound, []).append(found)
+        elif not inside:
+            defined.update(_defined(statement))
+    return Source(_digest(ast.dump(tree).encode()), tuple(imports), passed, frozenset(defined))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _effective(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every statement below the node, and whether it stands inside a function or class. Words are deleted from the tree."""
+    for part in ("body", "orelse", "finalbody"):
+        statements: list[ast.stmt] = getattr(node, part, [])
+        statements[:] = [statement for statement in statements if not _is_text(statement)]
+        for statement in statements:
+            _hush(statement)
+            yield statement, inside
+            yield from _effective(statement, inside or isinstance(statement, (*FUNCTIONS, ast.ClassDef)))
+    for branch in (*getattr(node, "handlers", ()), *getattr(node, "cases", ())):
+        yield from _effective(branch, inside)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """A docstring, or a string that stands for itself."""
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str())):
+            return True
+    return False
+
+
+def _hush(statement: ast.stmt) -> None:
+    """Delete what a `UserError` says, and what only a type checker sees."""
+    match statement:
+        case ast.Raise(exc=ast.Call(func=ast.Name(id="UserError")) as call):
+            call.args, call.keywords = [], []
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            statement.body = []
+
+
+def _imported(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, Import]]:
+    """The name that is bound, and what it is bound to. A relative import counts from `package`."""
+    if isinstance(statement, ast.Import):
+        for alias in statement.names:
+            yield alias.asname or alias.name.partition(".")[0], (alias.name, None)
+        return
+    above = package.split(".")[: package.count(".") + 2 - statement.level] if statement.level else []
+    module = ".".join([*above, *([statement.module] if statement.module else [])])
+    for alias in statement.names:
+        yield alias.asname or alias.name, (module, None if alias.name == "*" else alias.name)
+
+
+def _defined(statement: ast.stmt) -> Iterator[str]:
+    match statement:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            yield name
+        case ast.Assign() | ast.AnnAssign() | ast.AugAssign():
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            stored = (leaf for target in targets for leaf in ast.walk(target))
+            yield from (leaf.id for leaf in stored if isinstance(leaf, ast.Name))

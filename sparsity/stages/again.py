@@ -1,0 +1,127 @@
+"""Why a run is computed again, or an interrupted one is not resumed: what changed of its inputs since the same command ran last."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..record.store import ENVIRONMENT, JOURNAL, RESULT
+from .key import ASIDE, WATCHES
+
+MOST = 3  # of one kind are named
+UNHEARD = {*ASIDE, WATCHES} - {"sparsity", "seed"}  # options that do not make it another command
+KINDS = {"options", "versions", "device", "files", "code"}  # of inputs
+NOTHING = object()
+
+Change = tuple[str, Any, Any]  # a path, and what stood there earlier and stands there now, or NOTHING
+
+
+class Earlier(NamedTuple):
+    """A run of the same command that lies on disk."""
+
+    time: str  # ISO 8601, of one time zone
+    folder: Path
+    finished: bool
+    inputs: Mapping[str, Any]  # {}: not recorded, or otherwise than today
+
+
+def recorded(overrides: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What environment.json must hold so that a later run can say what changed."""
+    return {"overrides": [*overrides], "inputs": dict(inputs)}
+
+
+def why_again(root: Path, overrides: Sequence[str], inputs: Mapping[str, Any]) -> str | None:
+    """A line that says which input changed since the newest run of the same command in `root` or at most two folders below.
+
+    None if there was no such run, or if one had these very inputs: then nothing changed.
+    """
+    found = _alike(root, overrides)
+    if not found or any(earlier.inputs == inputs for earlier in found):
+        return None
+    last = found[-1]
+    here = Path.cwd()
+    folder = last.folder.relative_to(here) if last.folder.is_relative_to(here) else last.folder
+    what = "computed again" if last.finished else "not resumed"
+    return f"{what}: since {folder}, {difference(last.inputs, inputs)}"
+
+
+def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the inputs of two runs: "method.damp is 0.02, was 0.01; the code of sparsity/linalg.py changed"."""
+    if not earlier:
+        return "this program changed, which did not record then what its results depend on"
+    values = [f"{path} {_is(new)}, {_was(old)}" for path, old, new in _changes(_values(earlier), _values(now), "")]
+    clauses = [_some(values, "; ")] if values else []
+    if files := _changed(earlier["files"], now["files"]):
+        clauses.append(f"{_some(files)} changed")
+    # a digest of code is that of one version of Python
+    if (sources := _changed(earlier["code"], now["code"])) and not any(value.startswith("python ") for value in values):
+        clauses.append(f"the code of {_some(sources)} changed")
+    return "; ".join(clauses)
+
+
+def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
+    """The runs of the same command that finished or left a journal, in the order of time."""
+    asked = _heard(overrides)
+    found = []
+    for depth in ("", "*/", "*/*/"):
+        for path in root.glob(depth + ENVIRONMENT):
+            environment, folder = _read(path), path.parent
+            result = _read(folder / RESULT)
+            words = environment.get("overrides", result.get("overrides"))  # older runs have them there
+            alike = isinstance(words, list) and _heard(words) == asked
+            if alike and (result or (folder / JOURNAL).is_dir()):
+                its = environment.get("inputs")
+                inputs = its if isinstance(its, Mapping) and its.keys() >= KINDS else {}
+                found.append(Earlier(str(environment.get("time")), folder, bool(result), inputs))
+    return sorted(found, key=lambda earlier: (earlier.time, earlier.folder))
+
+
+def _heard(overrides: Sequence[str]) -> list[str]:
+    """The words of a command that say what is computed."""
+    return sorted(word for word in map(str, overrides) if re.split(r"[.@=]", word.lstrip("+~"))[0] not in UNHEARD)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """{} for what is missing or damaged: it explains nothing."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def _changes(old: Any, new: Any, path: str) -> Iterator[Change]:
+    """Every value that is not what it was, by its path: "calibration.seqlen"."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for name in dict.fromkeys([*old, *new]):
+            inner = f"{path}.{name}" if path else name
+            yield from _changes(old.get(name, NOTHING), new.get(name, NOTHING), inner)
+    elif old != new:
+        yield path, old, new
+
+
+def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {**inputs["options"], **inputs["versions"], "device": inputs["device"]}
+
+
+def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The files that both runs read and that changed; if there are none, those that only one of them read."""
+    both = [name for name in now if name in earlier and earlier[name] != now[name]]
+    return both or sorted(earlier.keys() ^ now.keys())
+
+
+def _is(new: Any) -> str:
+    return "is gone" if new is NOTHING else f"is {new}"
+
+
+def _was(old: Any) -> str:
+    return "was not there" if old is NOTHING else f"was {old}"
+
+
+def _some(names: Sequence[str], between: str = ", ") -> str:
+    more = len(names) - MOST
+    return between.join([*names[:MOST], *([f"{more} more"] if more > 0 else [])])
