@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .processes import ALONE, Processes
+from .ranges import UserError as UserError
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -30,10 +31,6 @@ Ts = TypeVarTuple("Ts")
 Scope = Literal["row", "layer"]
 Role = Literal["attention", "mlp", "head"]
 Side = Literal["input", "output"]
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: the message says what was got, what was expected, and what to do."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -79,11 +76,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method made of a layer. `facts` are numbers worth a column in the layer table, such as the damping that was used."""
+    """What a method made of a layer. `facts` are numbers worth a column in the layer table, such as the damping that was used.
+
+    The engine compares the mask with what was asked: as many weights go, to less than one a row, which whole weights of a row
+    make. A method whose own rule removes fewer or more than that says how many.
+    """
 
     weight_OI: Tensor
     keep_OI: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
+    fewer: int = 0  # weights of the layer, such as the remainders of blocks
+    more: int = 0  # such as those of inputs that were always zero
 
 
 @dataclass(frozen=True)
@@ -377,7 +380,13 @@ class Criterion(ABC):
 
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        keep_OI = pattern.keep(self.score(layer, stats), self.scope)
+        score_OI = self.score(layer, stats)
+        if not score_OI.sum().isfinite() and score_OI.isnan().any():  # infinite ones may be meant
+            raise UserError(
+                f"{layer.site.name}: {self} scores some of its weights NaN: expected numbers. Options that raise to a power or "
+                f"divide may be too large, or the score divides by zero"
+            )
+        keep_OI = pattern.keep(score_OI, self.scope)
         # a third of the time of filling; -1.0 * False is -0.0, equal to zero but not the same bits, and -0.0 + 0 is
         return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))
 

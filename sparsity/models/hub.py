@@ -20,9 +20,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from sparsity.core import UserError
 from sparsity.models.checkpoint import configuration, first_line, read
 from sparsity.models.source import Loaded
+from sparsity.ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Hub:
     name: str  # "owner/model", as the hub spells it
     revision: str | None  # a branch, tag or commit; None: the default branch as it is today
