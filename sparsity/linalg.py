@@ -104,10 +104,25 @@ class Factor(NamedTuple):
     damp: float
 
 
-def damped(gram_II: Tensor, damp: float) -> Tensor:
-    """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations."""
+def dead(gram_II: Tensor) -> Tensor:
+    """Which inputs were zero on all text (I,)."""
+    return gram_II.diagonal() == 0
+
+
+def living(gram_II: Tensor) -> Tensor:
+    """A copy of G in which an input that was always zero stands alone, with a one on the diagonal."""
+    living_II = gram_II.clone()
+    living_II.diagonal().masked_fill_(dead(gram_II), 1)
+    return living_II
+
+
+def damped(gram_II: Tensor, damp: float, mean: Tensor | None = None) -> Tensor:
+    """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations.
+
+    `mean`: of a larger matrix's diagonal, where this is a part of it.
+    """
     damped_II = gram_II.clone()
-    damped_II.diagonal().add_(damp * gram_II.diagonal().mean())
+    damped_II.diagonal().add_(damp * (gram_II.diagonal().mean() if mean is None else mean))
     return damped_II
 
 

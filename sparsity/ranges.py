@@ -64,7 +64,7 @@ class Range:
 
     def said(self, value: Any) -> str:
         """In words. The cap is said of a value that is above it."""
-        over = self.cap if self.cap is not None and _is_number(value, Real) and value > self.cap else None
+        over = self.cap if self.cap is not None and isinstance(value, int | float) and value > self.cap else None
         ends = {">=": self.least, ">": self.above, "<=": self.most if over is None else over, "<": self.below}
         said = [f"{sign} {written(end)}" for sign, end in ends.items() if end is not None]
         multiple = [] if self.multiple is None else [f"a multiple of {self.multiple}"]
@@ -104,8 +104,7 @@ Steps = Annotated[int, Range(least=1, cap=10**5, such=10)]  # of a loop
 StepsOrZero = Annotated[int, Range(least=0, cap=10**5, such=10)]
 Tokens = Annotated[int, Range(least=2, cap=2**20, such=512)]  # of a sequence, in which one predicts the next
 Seed = Annotated[int, Range(least=-(2**63), most=2**63 - 1, such=0)]  # what torch.Generator takes, and an int64 holds
-Positive = Annotated[float, Range(above=0, such=1.0)]
-NotNegative = Annotated[float, Range(least=0, such=0.1)]
+NotNegative = Annotated[float, Range(least=0, cap=10**9, such=0.1)]
 Share = Annotated[float, Range(above=0, most=1, such=0.1)]
 Ridge = Annotated[float, Range(least=0, cap=10**6, such=0.01)]  # above it `linalg.retry` gives up
 Sparsity = Annotated[float, Range(least=0, below=1, such=0.5)]
@@ -170,7 +169,10 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
+    """A whole number in the place of any other must fit into the int64 that torch would make of it."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        return False
+    return kind is Integral or not isinstance(value, int) or abs(value) < 2**63
 
 
 def words(kind: Any, value: Any = None) -> str:

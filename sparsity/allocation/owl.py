@@ -36,7 +36,7 @@ class Owl:
     streams: ClassVar[bool] = True
 
     unit: Literal["block", "role", "layer"]  # it compares the scores of one block
-    outlier: Annotated[float, Range(above=0, such=5)]  # times the mean
+    outlier: Annotated[float, Range(above=0, cap=10**9, such=5)]  # times the mean
     lam: Distance
 
     @property

@@ -33,6 +33,12 @@ def columns(matrix_OI: Tensor, channel_S: Tensor) -> Tensor:
     return matrix_OI.index_select(1, channel_S).T.contiguous()
 
 
+def seen(layer: Layer, pruned: Pruned, channel_S: Tensor, gram_SI: Tensor, slope_SO: Tensor) -> Channels:
+    """The layer as the selected channels see it, in the dtype and on the device of their rows of the Gram matrix."""
+    gram_SS, dense_SO = gram_SI.index_select(1, channel_S), columns(layer.weight_OI, channel_S).to(gram_SI)
+    return Channels(gram_SS, slope_SO, dense_SO, columns(pruned.keep_OI, channel_S).to(gram_SI.device))
+
+
 def share(part_SO: Tensor, whole_SO: Tensor) -> float:
     """How many of the one are in the other, as flags or as counts; 0 of none."""
     return part_SO.sum().item() / max(whole_SO.sum().item(), 1)

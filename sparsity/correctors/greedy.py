@@ -24,7 +24,7 @@ from torch import Tensor
 from ..core import Corrected, Layer, Pruned, Stats
 from ..linalg import wide
 from ..ranges import Range, Share, Steps, checked
-from .channels import Channels, columns, take
+from .channels import Channels, columns, seen, take
 from .selection import GRAM, Salience, Select, Selective
 
 PANEL = 128  # channels between two products, and between two looks at the gains
@@ -57,12 +57,7 @@ class Greedy(Selective):
         else:
             loss_O = None
             slope_SO = gram_SI @ change_OI.T
-        at = Channels(
-            gram_SS=gram_SI.index_select(1, channel_S),
-            slope_SO=slope_SO,
-            dense_SO=columns(layer.weight_OI, channel_S).to(dtype),
-            keep_SO=columns(pruned.keep_OI, channel_S),
-        )
+        at = seen(layer, pruned, channel_S, gram_SI, slope_SO)
         move = optimal(at) if self.step == "optimal" else either_way(at, self.step)
         step_SO = descend(at, move, self.passes, loss_O, self.tolerance)
         corrected = take(layer, pruned, gram_II, channel_S, at, step_SO)

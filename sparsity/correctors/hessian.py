@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Stats
-from ..linalg import Factor, double, retry
+from ..linalg import Factor, damped, double, living, retry
 from ..ranges import Ridge, Share, checked
-from .channels import Change, Channels, columns, share, take
+from .channels import Change, seen, share, take
 from .selection import GRAM, Salience, Select, Selective
 
 
@@ -37,12 +37,7 @@ class Hessian(Selective):
         gram_II, channel_S = stats[GRAM].gram_II, chosen.channel_S
         gram_SI = double(gram_II.index_select(0, channel_S))
         change_OI = double(pruned.weight_OI) - double(layer.weight_OI)
-        at = Channels(
-            gram_SS=gram_SI.index_select(1, channel_S),
-            slope_SO=gram_SI @ change_OI.T,
-            dense_SO=double(columns(layer.weight_OI, channel_S)),
-            keep_SO=columns(pruned.keep_OI, channel_S).to(gram_SI.device),
-        )
+        at = seen(layer, pruned, channel_S, gram_SI, gram_SI @ change_OI.T)
         factor_SS, damp = factor(at.gram_SS, double(gram_II.diagonal()), self.damp)
         step_SO = -torch.cholesky_solve(at.slope_SO, factor_SS)
         clamped = 0.0
@@ -57,13 +52,5 @@ class Hessian(Selective):
 
 def factor(gram_SS: Tensor, g_I: Tensor, damp: float) -> Factor:
     """The lower Cholesky factor of G_SS + damp * mean(g) * I."""
-    gram_SS = gram_SS.clone()
-    gram_SS.diagonal().masked_fill_(gram_SS.diagonal() == 0, 1)
-
-    def attempt(used: float) -> tuple[Tensor, Tensor]:
-        damped_SS = gram_SS.clone()
-        damped_SS.diagonal().add_(used * g_I.mean())
-        lower_SS, info = torch.linalg.cholesky_ex(damped_SS)
-        return lower_SS, info
-
-    return retry(attempt, damp)
+    living_SS, mean = living(gram_SS), g_I.mean()
+    return retry(lambda used: torch.linalg.cholesky_ex(damped(living_SS, used, mean)), damp)

@@ -80,18 +80,19 @@ class HubText:
 def _locate(source: HubText, file: str) -> str:
     """Where `file` can be read: a path, or the address of a stream. Downloads it unless it is here, or streamed."""
     folder = Path(source.repo).expanduser()
+    option = f"dataset.{'calibration' if file == source.calibration else 'evaluation'}={file}"
     if folder.is_dir():
         if not (folder / file).is_file():
             raise UserError(
-                f"The folder {folder} has no file {file}. Expected the layout of the hub's repository; "
-                "download the file there."
+                f"{option} is not there: the folder dataset.repo={source.repo} has no file {file}. Expected the layout of the "
+                "hub's repository; download the file there."
             )
         return str(folder / file)
 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.constants import is_offline_mode
 
-    what = f"{file} of {source.repo} at {source.revision}"
+    what = f"{option} of dataset.repo={source.repo} at {source.revision}"
     if source.streaming:
         if is_offline_mode():
             raise UserError(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..linalg import dead
 from ..ranges import Refused, Ridge, Steps, StepsOrZero, checked
 from ..statistics import Gram, GramState
 from .splitting import Metric, Penalty, advance, resolvent, rows_together, units
@@ -75,7 +76,7 @@ class ADMM:
         z_OI, keep_OI, new_O, gap_O, dense_O = stats.by_rows(settle, height, layer.weight_OI)
         facts = {
             "damp": damp,
-            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "dead_inputs": float(dead(stats[GRAM].gram_II).sum()),
             "settling": float(new_O.sum() / keep_OI.sum().clamp(min=1)),
             "gap": float(gap_O.norm() / dense_O.norm().clamp(min=torch.finfo(dtype).tiny)),
         }

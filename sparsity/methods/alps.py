@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..linalg import dead
 from ..ranges import Ridge, Steps, checked
 from ..statistics import Gram, GramState
 from .splitting import Metric, Penalty, advance, resolvent, units
@@ -76,7 +77,7 @@ class ALPS:
         z_OI = v_OI.masked_fill(~keep_OI, 0)
         facts = {
             "damp": damp,
-            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "dead_inputs": float(dead(stats[GRAM].gram_II).sum()),
             "iterations": float(step),
             "rho": rho,
             "changed": changed,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
-from ..linalg import Factor, escalate, obs_sweep
+from ..linalg import Factor, dead, escalate, living, obs_sweep
 from ..ranges import Count, Ridge, checked
 from ..statistics import Gram, GramState
 
@@ -40,13 +40,10 @@ class SparseGPT:
 
     def factor(self, state: GramState) -> Factor:
         """The inverse factor of the damped Gram, in which an input that was always zero stands alone."""
-        gram_II = state.gram_II.clone()
-        diagonal_I = gram_II.diagonal()
-        diagonal_I.masked_fill_(diagonal_I == 0, 1)
-        return escalate(gram_II, self.damp)
+        return escalate(living(state.gram_II), self.damp)
 
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        dead_I = stats[GRAM].gram_II.diagonal() == 0
+        dead_I = dead(stats[GRAM].gram_II)
         factor_II, damp = stats.derived(GRAM, self.factor)
         weight_OI = layer.weight_OI.to(factor_II.dtype).masked_fill(dead_I, 0)
         group = pattern.group
@@ -59,7 +56,7 @@ class SparseGPT:
             )
 
         swept_OI, keep_OI = stats.by_rows(sweep, rows, weight_OI)
-        dead, blocks = int(dead_I.sum()), -(-len(dead_I) // width)
-        facts = {"damp": damp, "dead_inputs": float(dead)}
+        gone, blocks = int(dead_I.sum()), -(-len(dead_I) // width)
+        facts = {"damp": damp, "dead_inputs": float(gone)}
         fewer = blocks * (rows if self.scope == "row" else 1)  # of each block, or its rows, the remainder stays
-        return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts, fewer, dead * rows)
+        return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts, fewer, gone * rows)

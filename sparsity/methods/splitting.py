@@ -69,13 +69,12 @@ def resolvent(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Re
 
 
 def _factor(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Factor:
-    def attempt(used: float) -> tuple[Tensor, Tensor]:
-        damped_II = matrix_II.clone()
-        damped_II.diagonal().add_(ridge_I, alpha=used).add_(rho)
-        lower_II, info = torch.linalg.cholesky_ex(damped_II)
-        return lower_II, info
+    def ridged(used: float) -> Tensor:
+        ridged_II = matrix_II.clone()
+        ridged_II.diagonal().add_(ridge_I, alpha=used).add_(rho)
+        return ridged_II
 
-    return retry(attempt, damp)
+    return retry(lambda used: torch.linalg.cholesky_ex(ridged(used)), damp)
 
 
 def advance(v_PI: Tensor, dense_PI: Tensor, off_PI: Tensor, resolvent_II: Tensor) -> Tensor:

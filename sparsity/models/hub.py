@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from sparsity.core import UserError
 from sparsity.models.checkpoint import configuration, first_line, read
 from sparsity.models.source import Loaded
-from sparsity.ranges import checked
+from sparsity.ranges import Refused, checked
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,16 @@ class Hub:
         try:
             validate_repo_id(self.name)
         except HFValidationError as err:
-            raise UserError(
-                f"got model.name={self.name!r}; expected owner/model, as the hub spells it; {first_line(err)}"
-            ) from err
+            raise Refused({"name": self.name}, f"owner/model, as the hub spells it; {first_line(err)}") from err
         if self.stream and self.trust_remote_code:
-            raise UserError(
-                "got model.stream=true with model.trust_remote_code=true; expected one of them: what code that comes with a model "
-                "computes when it is loaded cannot be known here; leave one of them false"
+            raise Refused(
+                {"stream": True, "trust_remote_code": True},
+                "one of them: what code that comes with a model computes when it is loaded cannot be known here; leave one false",
             )
         if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
-            raise UserError(
-                f"got model.name={self.name}, which is also a path here; expected a name of the hub; "
-                f"use model=local model.path={self.name}, or run in another folder"
+            raise Refused(
+                {"name": self.name},
+                f"a name of the hub, and it is a path here too: use model=local model.path={self.name}, or another folder",
             )
 
     def files(self) -> list[Path]:

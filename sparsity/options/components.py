@@ -111,6 +111,15 @@ def _class(target: str) -> type:
     return cls
 
 
+def check_sources(parts: Parts) -> None:
+    """Raise `UserError` for what can be seen of the models and the text before they are read."""
+    for name in ("model", "dataset", "reference"):
+        try:
+            getattr(parts, name).check()
+        except Refused as error:
+            raise error.under(name) from error
+
+
 def check_streams(parts: Parts, settings: Settings, processes: int) -> None:
     """Refuse what needs the whole of a model that is read block by block."""
     read = [name for name in ("model", "reference") if getattr(parts, name).stream]

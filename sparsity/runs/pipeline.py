@@ -23,7 +23,7 @@ from ..datasets.overlap import SPAN, shared_tokens
 from ..engine import Plan, plan, select
 from ..linalg import nonzeros
 from ..models import Decoder
-from ..options.components import Parts, build, check_streams, check_targets, components, targets
+from ..options.components import Parts, build, check_sources, check_streams, check_targets, components, targets
 from ..options.settings import Settings, read, resolve_device
 from ..processes import ALONE, Processes
 from ..record import console
@@ -106,9 +106,7 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
             f"calibration.held_out={settings.calibration.held_out} is text to take the layers' errors on, and layer_error=false "
             f"asks for none. Leave one of them out"
         )
-    parts.model.check()
-    parts.dataset.check()
-    parts.reference.check()
+    check_sources(parts)
     text = settings.calibration
     sequences.check(text.written, text.seqlen, text.prompt)
     for tuned in (parts.refine, parts.recover):
