@@ -87,6 +87,7 @@ class Pruned:
     facts: Mapping[str, float] = field(default_factory=dict)
     fewer: int = 0  # weights of the layer, such as the remainders of blocks
     more: int = 0  # such as those of inputs that were always zero
+    nan: Tensor | None = None  # whether a score was NaN: a scalar where the scores are, which the engine reads
 
 
 @dataclass(frozen=True)
@@ -381,14 +382,10 @@ class Criterion(ABC):
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         score_OI = self.score(layer, stats)
-        if not score_OI.sum().isfinite() and score_OI.isnan().any():  # infinite ones may be meant
-            raise UserError(
-                f"{layer.site.name}: {self} scores some of its weights NaN: expected numbers. Options that raise to a power or "
-                f"divide may be too large, or the score divides by zero"
-            )
         keep_OI = pattern.keep(score_OI, self.scope)
         # a third of the time of filling; -1.0 * False is -0.0, equal to zero but not the same bits, and -0.0 + 0 is
-        return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))
+        weight_OI = (layer.weight_OI * keep_OI).add_(0)
+        return Pruned(weight_OI, keep_OI, self.facts(layer, stats), nan=score_OI.isnan().any())
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

@@ -15,6 +15,7 @@ from .linalg import all_finite, nonzeros, relative_error
 from .methods import Magnitude
 from .models.blocks import Block
 from .models.decoder import Decoder
+from .ranges import written
 from .refine import NoRefinement, Refinement
 from .statistics import Gram
 from .stream import Stream, now
@@ -216,7 +217,13 @@ def _prune_layer(
 
 def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corrected) -> int:
     """How many weights survive. Raises `UserError`, naming the layer, where what was found is not what was asked."""
-    for part, weight_OI in ((plan.method, pruned.weight_OI), (plan.corrector, corrected.weight_OI)):
+    method, corrector = written(plan.method), written(plan.corrector)
+    if pruned.nan is not None and pruned.nan:
+        raise UserError(
+            f"{site.name}: {method} scores some of its weights NaN: expected numbers. Its options may be too large or too small "
+            f"for this layer, or its score divides by zero"
+        )
+    for part, weight_OI in ((method, pruned.weight_OI), (corrector, corrected.weight_OI)):
         if not all_finite(weight_OI):
             raise UserError(
                 f"{site.name}: {part} made weights of it that are NaN or infinite: expected numbers. Its options may be too large "
@@ -224,15 +231,15 @@ def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corre
             )
     rows, weights = len(pruned.keep_OI), pruned.keep_OI.numel()
     kept = int(pruned.keep_OI.count_nonzero())  # a sum takes eight times as long
-    too_many = weights - kept - asked * weights  # removed
-    if not -(rows + pruned.fewer) <= too_many <= rows + pruned.more:
+    removed = weights - kept
+    if not -(rows + pruned.fewer) <= removed - asked * weights <= rows + pruned.more:
         raise UserError(
-            f"{site.name}: {weights - kept} of its {weights} weights were removed, {(weights - kept) / weights:.2%}: expected "
-            f"{asked:.2%}, to one a row, of {plan.method}. A method whose own rule removes more or fewer says so (core.Pruned)"
+            f"{site.name}: {removed} of its {weights} weights were removed, {removed / weights:.2%}: expected {asked:.2%}, to one "
+            f"a row, of {method}. A method whose own rule removes more or fewer says so (core.Pruned)"
         )
     if (found := nonzeros(corrected.weight_OI)) > kept:
         raise UserError(
-            f"{site.name}: {found} of its weights are not zero: expected the {kept} survivors at most, of {plan.corrector} after "
-            f"{plan.method}. Removed weights are zero (core.Pruned, core.Corrected)"
+            f"{site.name}: {found} of its weights are not zero: expected the {kept} survivors at most, of {corrector} after "
+            f"{method}. Removed weights are zero (core.Pruned, core.Corrected)"
         )
     return kept

@@ -51,6 +51,7 @@ class Range:
     finite: bool = True  # False: infinity means something; NaN never does
 
     def __contains__(self, number: float) -> bool:
+        number = number if isinstance(number, int) else float(number)  # of numpy's, whose float32 cannot take the limit
         limit = sys.float_info.max if self.finite else float("inf")  # math.isfinite cannot take 10**400
         return (
             -limit <= number <= limit

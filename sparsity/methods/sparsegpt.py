@@ -3,7 +3,8 @@
 H = G + damp * mean(diag G) * I and H^-1 = U'U, U upper triangular. U_jj^2 is [(H_{j:,j:})^-1]_11, so w_j^2 / U_jj^2 is the least
 rise in loss that removing w_j costs once everything left of j is frozen: the score, taken on the current weights. An unstructured
 mask is the lowest fraction of a whole block (O x 128 weights), so its counts are exact per block; an n-of-m mask is chosen when the
-group's first input is reached. Inputs that were zero on all text lose their weights (found > asked; reported as `dead_inputs`).
+group's first input is reached. An input that was zero on all text loses its weights: found > asked, as `more` says; the fact
+`dead_inputs` counts them.
 O(I^3 + O I^2) a layer; q, k and v share one factor, as gate and up do.
 """
 
