@@ -20,6 +20,7 @@ from general import GENERAL
 from held_out import HELD_OUT
 from mutant import Mutant
 from processes import PROCESSES
+from ranges import RANGED
 from shortcuts import SHORTCUTS
 from streaming import STREAMING
 from successors import SUCCESSORS
@@ -27,7 +28,7 @@ from successors import SUCCESSORS
 ROOT = Path(__file__).parents[2]
 COPIED = ("sparsity", "conf", "tests", "experiments", "run.py", "pyproject.toml", "README.md")
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT)
+MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RANGED)
 
 
 def copied(into: Path) -> Path:
