@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .processes import ALONE, Processes
+from .user_error import UserError as UserError
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -30,10 +31,6 @@ Ts = TypeVarTuple("Ts")
 Scope = Literal["row", "layer"]
 Role = Literal["attention", "mlp", "head"]
 Side = Literal["input", "output"]
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: the message says what was got, what was expected, and what to do."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
