@@ -70,7 +70,7 @@ def run(
         processes.words("")
         decoder = _dense(job, held).decoder
         the_plan = _plan(job, decoder)
-        preview(job.settings, job.parts, decoder, the_plan, _told(job, decoder, _needed(job, decoder, the_plan)))
+        preview(job, decoder, the_plan, _told(job, decoder, _needed(job, decoder, the_plan)))
         return {}, place.folder
     done = None if job.settings.rerun else find_finished(place.finished, job.key)
     if done is not None:
