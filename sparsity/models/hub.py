@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub, or of its cache on this machine. HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
+"""A model from the Hugging Face hub, or from its cache on this machine. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are respected."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from sparsity.models.source import Loaded
 
 @dataclass(frozen=True)
 class Hub:
+    """A model source that reads a repository of the hub."""
+
     name: str  # "owner/model", as the hub spells it
-    revision: str | None  # a branch, tag or commit; None: the default branch as it is today
+    revision: str | None  # a branch, tag or commit; None: the default branch at the time of the run
     trust_remote_code: bool
     stream: bool
 
@@ -38,10 +40,10 @@ class Hub:
             ) from err
         if self.stream and self.trust_remote_code:
             raise UserError(
-                "got model.stream=true with model.trust_remote_code=true; expected one of them: what code that comes with a model "
-                "computes when it is loaded cannot be known here; leave one of them false"
+                "got model.stream=true with model.trust_remote_code=true; expected at most one of them, because the "
+                "model's own code may change the weights when it loads them; leave one of them false"
             )
-        if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
+        if Path(self.name).exists():  # transformers would read this folder, but the result would name the hub
             raise UserError(
                 f"got model.name={self.name}, which is also a path here; expected a name of the hub; "
                 f"use model=local model.path={self.name}, or run in another folder"
@@ -53,11 +55,11 @@ class Hub:
     def load(self, dtype: torch.dtype | None) -> Loaded:
         self.check()
         try:
-            # Once, for all files: a push between two requests cannot mix two versions.
+            # The commit is looked up once, for all files, so a push between two requests cannot mix two versions.
             commit = resolve_revision(self.name, revision=self.revision).resolved
             config = configuration(self.name, revision=commit, trust_remote_code=self.trust_remote_code)
         except (OSError, RevisionResolutionError) as err:
-            reason = first_line(err).partition(" (")[0]  # what follows is the library's own advice
+            reason = first_line(err).partition(" (")[0]  # the library's own advice follows in parentheses
             raise UserError(
                 f"{self.name}: got nothing from the hub ({reason}); expected the model to be there, or in the "
                 f"hub's cache on this machine; {self._advice(err)}"

@@ -160,7 +160,7 @@ def test_a_weight_without_a_place_is_said(tmp_path: Path, caplog: pytest.LogCapt
     folder = save(TINY.load(None), tmp_path)
     save_file(load_file(folder / "model.safetensors") | {"spare": torch.ones(1)}, folder / "model.safetensors")
     Local(str(folder), stream).load(None)
-    assert "no place for spare" in caplog.text
+    assert "no parameter for spare: ignored" in caplog.text
 
 
 def test_a_gpt2_without_tokenizer_files_is_refused(tmp_path: Path) -> None:
