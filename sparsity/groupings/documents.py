@@ -11,6 +11,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Documents:
     """The grouping by sequence."""
+
     def rows(self, sequences: int, seqlen: int) -> int:
         return sequences
 

@@ -27,6 +27,7 @@ PROJECTED = 128  # dimensions
 @dataclass(frozen=True)
 class Topics:
     """The grouping by topic: `num_topics` clusters of windows of `window` tokens."""
+
     num_topics: int
     window: int  # tokens
     seed: int  # for the projection and for the starting points of k-means

@@ -1,6 +1,6 @@
-"""What a person sees: a bar over the blocks with the layer at work and the time left, then one table.
+"""The output in the terminal: a progress bar with the current layer and the time left, then one table.
 
-Where the output is no terminal (a log file), the bar is a line every half minute instead.
+If the output is not a terminal (a log file), a line every half minute replaces the bar.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .groups import PRUNING, named
+from .groups import PRUNING, mentioned
 
-if TYPE_CHECKING:  # a report shows tables too, and loads no model
+if TYPE_CHECKING:  # the report imports this module and must not load a model
     from ..core import Site
 
 
 class OfALayer(Protocol):
-    """Whatever tells of one layer."""
+    """A report about one layer."""
 
     @property
-    def site(self) -> Site: ...
+    def site(self) -> Site:
+        """The layer's site."""
+        ...
 
 
 R = TypeVar("R", bound=OfALayer)
@@ -35,16 +37,17 @@ LOG_EVERY = 30.0  # seconds
 
 
 def say(line: str) -> None:
+    """Print a line to the terminal."""
     console.print(line, markup=False)
 
 
 def busy(doing: str) -> AbstractContextManager[Any]:
-    """A spinner for what has no bar of its own."""
+    """A context that shows a spinner, for work that has no progress bar."""
     return console.status(doing)
 
 
 def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iterator[R]:
-    """Passes the reports on while showing where they come from. `before`: sites that were done earlier."""
+    """Yields the reports and shows the progress. `before`: the number of layers that an interrupted run had already done."""
     columns = (
         TextColumn("pruning"),
         BarColumn(),
@@ -68,9 +71,9 @@ def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iter
 
 
 def table(result: Mapping[str, Any], folder: Path) -> None:
-    """A finished run in one table."""
+    """Print the result of a finished run as one table."""
     sparsity, perplexity, layers = result["sparsity"], result["perplexity"], result["layers"]
-    say("\n" + " · ".join([result["model"]["name"], *named(result["choices"], *PRUNING)]))
+    say("\n" + " · ".join([result["model"]["name"], *mentioned(result["choices"], *PRUNING)]))
 
     cells = {"dense": "-", "pruned": "-", "rise": "-"}
     if perplexity["dense"] is not None:
@@ -101,7 +104,7 @@ def table(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def _tasks(found: Mapping[str, Any]) -> None:
-    """Every metric of every task, of both models, with its standard error where there is one."""
+    """Print every metric of every task for both models, with its standard error if there is one."""
     view = Table("task", "metric", "dense", "pruned", box=None, padding=(0, 2, 0, 0))
     for task, metrics in found["pruned"].items():
         for metric in (name for name in metrics if "_stderr" not in name):

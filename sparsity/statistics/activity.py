@@ -13,6 +13,7 @@ from ..linalg import exact, pieces
 
 class ActivityState(NamedTuple):
     """Sums over the tokens so far, one per neuron."""
+
     total_J: Tensor  # sum of |a|
     active_J: Tensor  # tokens with |a| > threshold
     tokens: int
@@ -21,6 +22,7 @@ class ActivityState(NamedTuple):
 @dataclass(frozen=True)
 class Activity:
     """The statistic "activity of each neuron". `threshold`: an activation above it, in absolute value, counts as active."""
+
     threshold: float
 
     @property

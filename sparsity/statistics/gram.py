@@ -19,6 +19,7 @@ PANELS = 4
 
 class GramState(NamedTuple):
     """G (I, I) of the tokens so far, and their number."""
+
     gram_II: Tensor
     tokens: int
 
@@ -26,6 +27,7 @@ class GramState(NamedTuple):
 @dataclass(frozen=True)
 class Gram:
     """The statistic "Gram matrix of the inputs", in float32 at least."""
+
     @property
     def grouping(self) -> None:
         return None

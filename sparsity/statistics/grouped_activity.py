@@ -18,6 +18,7 @@ from ..linalg import exact, wide
 
 class GroupedActivityState(NamedTuple):
     """Sums over the tokens so far, per row and neuron, and the number of tokens per row."""
+
     total_RJ: Tensor  # sum of |a| over a row's tokens
     tokens_R: Tensor
 
@@ -35,6 +36,7 @@ class GroupedActivityState(NamedTuple):
 @dataclass(frozen=True)
 class GroupedActivity:
     """The statistic "mean activity of each neuron in each row of a grouping"."""
+
     grouping: Grouping
 
     def zero(self, x_BTI: Tensor, rows: int) -> GroupedActivityState:

@@ -13,6 +13,7 @@ from ..linalg import exact, pieces
 
 class MomentsState(NamedTuple):
     """The two sums over the tokens so far, and the number of tokens."""
+
     sum_I: Tensor
     squares_I: Tensor
     tokens: int
@@ -21,6 +22,7 @@ class MomentsState(NamedTuple):
 @dataclass(frozen=True)
 class Moments:
     """The statistic "mean and variance of each input"."""
+
     @property
     def grouping(self) -> None:
         return None

@@ -13,6 +13,7 @@ from ..linalg import exact, pieces
 
 class SquaredNormState(NamedTuple):
     """The sums over the tokens so far, and the number of tokens."""
+
     total_I: Tensor  # sum of squares per input
     tokens: int
 
@@ -20,6 +21,7 @@ class SquaredNormState(NamedTuple):
 @dataclass(frozen=True)
 class SquaredNorm:
     """The statistic "squared norm of each input"."""
+
     @property
     def grouping(self) -> None:
         return None

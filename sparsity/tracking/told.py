@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..record.groups import named
+from ..record.groups import mentioned
 from ..record.numbers import is_number, numbers
 
 SETTINGS = ("schema", "calibration", "resumed")  # what is no finding
@@ -20,8 +20,8 @@ def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequ
 
     An allocation other than the usual one stands behind the sparsity, what tunes behind the corrector.
     """
-    pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *named(choices, "allocation")]
-    parts = [*pruned, choices["corrector"], *named(choices, "refine", "recover"), f"seed {seed}"]
+    pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *mentioned(choices, "allocation")]
+    parts = [*pruned, choices["corrector"], *mentioned(choices, "refine", "recover"), f"seed {seed}"]
     return " · ".join([*parts, *(word for word in swept if word.lstrip("+~").partition("=")[0] not in IN_NAME)])
 
 
