@@ -6,8 +6,7 @@ Polarity        `keep` marks survivors (True survives).   Scores: the larger sur
 Words           `scope`: the weights whose scores are compared, a row or the layer.   `sparsity`: the fraction removed, in [0, 1).
 
 A *method* declares the statistics that it needs and chooses the mask; a *pattern* says which masks are allowed; a *corrector*
-computes new values for the weights that survive. None of them holds a tensor: they are frozen values, and the `repr` of each is
-its configuration.
+computes new values for the survivors. None of them holds a tensor: they are frozen values, and `repr` shows their configuration.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ class Neurons:
     """The neurons of a layer, one for each row or column of its weight, and the modules that hold their activations.
 
     Modules are given by full name. The neurons of an MLP are the inputs of its down projection: rows of gate and up, columns of
-    down. The neurons of a query, key or value projection are its outputs (rows), those of the output projection its inputs
-    (columns).
+    down. Those of a query, key or value projection are its outputs (rows), those of the output projection its inputs (columns).
     """
 
     axis: Literal["row", "column"]
@@ -144,8 +142,7 @@ class Stats:
     def derived(self, tap: Tap[S], derive: Callable[[S, *Ts], D], *arguments: *Ts) -> D:
         """`derive(state, *arguments)`, computed once for all layers that share the state, such as one factor for q, k and v.
 
-        Calls with an equal callable and equal arguments share the result. Pass a function or a bound method of a frozen value;
-        a new lambda is never equal to another one, so its result would not be shared.
+        Equal callables with equal arguments share the result. Pass no new lambda: it is never equal to another one.
         """
         folded = self._at(tap)
         if (derive, arguments) not in folded.derived:
@@ -166,8 +163,7 @@ class Stats:
     def keep(self, pattern: Pattern, score_PI: Tensor, scope: Scope, rows: int) -> Tensor:
         """The mask (P, I) of this process's P rows, for use inside `by_rows`.
 
-        With scope "row", or a pattern with groups, `score_PI` may be any panel. With scope "layer" the scores of all `rows` of the
-        layer are compared: `score_PI` must hold all rows of this process, and all processes must call this together.
+        If the scope compares all `rows` of the layer, `score_PI` holds all rows of this process, and all processes call together.
         """
         if scope == "row" or pattern.group is not None:
             return pattern.keep(score_PI, scope)
@@ -302,10 +298,7 @@ class Model(Protocol):
         ...
 
     def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (B, T, V) of many batches (B, T), which have equal sizes except the last.
-
-        Pass the whole text in one call: a streamed model reads its files once per call.
-        """
+        """Logits (B, T, V) of many batches (B, T). Pass a whole text in one call: a streamed model reads its files once per call."""
         ...
 
     def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -373,10 +366,7 @@ class Evaluator(Protocol):
 
 
 class Criterion(ABC):
-    """A `Method` that scores every weight once; the pattern keeps the largest scores.
-
-    Subclasses write `scope`, `score` and, where the score reads statistics, `needs`.
-    """
+    """A `Method` that scores every weight once, and keeps the largest scores. Subclasses write `scope`, `score` and `needs`."""
 
     scope: Scope
 
@@ -389,7 +379,6 @@ class Criterion(ABC):
 
     @final
     def asked(self, site: Site, pattern: Pattern) -> float:
-        """The sparsity of the pattern."""
         return pattern.sparsity
 
     @abstractmethod
@@ -402,7 +391,6 @@ class Criterion(ABC):
 
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        """The mask of the largest scores, and the weight times the mask."""
         keep_OI = pattern.keep(self.score(layer, stats), self.scope)
         # A product takes a third of the time of filling. It gives -0.0 for a negative weight; adding 0 makes that +0.0.
         return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))

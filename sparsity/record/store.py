@@ -66,7 +66,10 @@ class RunStore:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """A context that holds the run's lock; gives False if another process has it. The system frees the lock of a dead process."""
+        """A context that holds the run's lock; it gives False if another process has it.
+
+        The operating system frees the lock of a dead process.
+        """
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
