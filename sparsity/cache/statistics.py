@@ -1,11 +1,13 @@
-"""Calibrate once, prune many. With `propagate=dense` a layer's statistics depend on the model and the text alone, not on what is
-pruned how: they are folded in one walk over the dense model, kept, and read by every later run. Such a run reads no text and runs
-no block; one that asks for more collects what is missing, in another walk.
+"""Cached statistics: calibrate once, prune many times.
 
-A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
-taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
-wait for it: the lock is the operating system's, so that of a process that died is free. Of the processes of one run the first
-one has the files: the others walk along where there is a walk, and are told the states.
+With `propagate=dense` a layer's statistics depend only on the model and the text, not on the pruning. One walk over the dense model
+folds them, the cache stores them, and later runs read them: such a run reads no text and runs no block. A run that needs more
+statistics collects the missing ones in another walk.
+
+The walks over one model and text share a folder, which is named by the hash of everything that determines the statistics. It holds
+one file per block and set of taps; layers that saw the same tensors share a state in it. One process walks at a time and the others
+wait for it; the operating system frees the lock of a dead process. Of the processes of one run, only the first reads and writes
+files. The others take part in its walk and receive the states from it.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from .entry import Entry, content_hash, content_of, entries
 from .keep import STATISTICS, Cache, writable
 
 Place = tuple[Entry, int]  # a file, and the number of the state in it
-KEPT = "kept"  # what the first process says of a file, and of all that was asked for
+KEPT = "kept"  # message of the first process: a file, or finally everything, is in the cache
 
 
 class Recalled:
-    """A stream whose statistics lie in files: nothing runs."""
+    """A stream that reads its statistics from cache files and runs no block."""
 
     def __init__(
         self,
@@ -47,7 +49,7 @@ class Recalled:
         self.blocks = decoder.blocks
         self.device = device
         self.seconds = 0.0
-        self.forwards = forwards  # of the walk that collected what was missing
+        self.forwards = forwards  # blocks run, times batches, by the walk that collected missing statistics
         self._places = places
         self._processes = processes
 
@@ -62,7 +64,7 @@ class Recalled:
                 read[entry] = entry.tensors()
             if (entry, number) not in states:
                 parts = entry.about["states"][number]
-                states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
+                states[entry, number] = Folded(from_tensors(tap, parts, number, read[entry], self.device))
         found = merged(self._processes, readers, {reader: states[place] for reader, place in wanted.items()})
         self.seconds += time.perf_counter() - start
         shared = {site: {tap: found[site, tap] for tap in taps} for site, taps in needs.items()}
@@ -72,13 +74,13 @@ class Recalled:
         return iter(())
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """There are none."""
+        """Does nothing: this stream has no hidden states."""
 
     def passage(self, block: Block) -> Passage:
         raise ValueError(f"{block.name}: nothing goes through it: expected a stream with the calibration text")
 
     def advance(self, block: Block) -> None:
-        """What lies before a block is in its statistics."""
+        """Does nothing: the statistics of later blocks are in files."""
 
 
 @contextmanager
@@ -93,26 +95,27 @@ def recalled(
     walker: Callable[[], BlockStream],
     processes: Processes = ALONE,
 ) -> Iterator[Stream | None]:
-    """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
+    """A context with a stream that reads the statistics in `needs` from the cache; missing ones are collected first.
 
-    `about`: all that determines a bit of the statistics; `told`: names, for people; `walker` makes the stream that folds; `shared`:
-    `needs`, and what others will need who come later: if there must be a walk, it collects that too.
+    None if they cannot be stored. `about`: everything that determines the statistics, the key. `told`: names for the description in
+    the files, which are not part of the key. `walker` makes the stream that collects. `shared` gives `needs` and the needs of later
+    points of a sweep: a walk collects those too.
     """
     if processes.rank:
         yield _followed(decoder, shared, device, walker, processes)
         return
     folder = cache.folder / STATISTICS / content_hash(about)[:32]
-    names = named(needs)
+    names = names_of(needs)
     forwards, walks = 0, False
     with ExitStack() as stack:
         places = known(folder, names, stack)
         if names - places.keys() and writable(folder.parent):
             with held(folder.with_suffix(".lock"), "collecting these statistics"):
-                # another process may have walked meanwhile; and a file may lack a name because it is damaged
+                # another process may have walked during the wait; and a damaged file may not name its states
                 places |= known(folder, names - places.keys(), stack, every=True)
                 if names - places.keys():
                     more = shared()
-                    places |= known(folder, named(more) - places.keys(), stack)
+                    places |= known(folder, names_of(more) - places.keys(), stack)
                     wanted, walks = lacking(more, places), True
                     processes.words(json.dumps([*places]))
                     blocks = {site.block for site, taps in wanted.items() if taps}
@@ -138,7 +141,7 @@ def _followed(
     walker: Callable[[], BlockStream],
     processes: Processes,
 ) -> Stream | None:
-    """`recalled` in the other processes of a run: what the first one says has its counterpart here."""
+    """`recalled` in the other processes of a run. Every message of the first process is received here, in the same order."""
     forwards, places = 0, json.loads(processes.words("")[0])
     if places is not None:
         stream = walker()
@@ -150,14 +153,14 @@ def _followed(
 
 
 def lacking(needs: Needs, places: Collection[str]) -> Needs:
-    """What lies nowhere yet."""
+    """The part of `needs` that is not in the cache. `places`: the names of the states that are."""
     return {site: [tap for tap in taps if name(site, tap) not in places] for site, taps in needs.items()}
 
 
 def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:
-    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read.
+    """The places of the states with these names. Their files stay open until the stack ends, so they can be read if deleted.
 
-    Only files that name one of them are read and verified, unless `every` one is to be.
+    Only files that hold one of these states are verified; with `every`, all files of the folder are.
     """
     places: dict[str, Place] = {}
     for entry in entries(folder, wanted=lambda about: every or not names.isdisjoint(about.get("names", ()))):
@@ -172,11 +175,12 @@ def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) 
 
 
 def located(entry: Entry) -> dict[str, Place]:
+    """The places of all states in a file, by name."""
     return {name: (entry, number) for name, number in entry.about["names"].items()}
 
 
 def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) -> tuple[str, bytes]:
-    """The key and the content of a block's file. A state that layers share is in it once."""
+    """The key and the content of a block's file. A state that several layers share is stored once."""
     numbers: dict[int, int] = {}
     states: list[Any] = []
     names: dict[str, int] = {}
@@ -186,23 +190,24 @@ def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) ->
                 numbers[id(folded)] = len(states)
                 states.append(folded.state)
             names[name(site, tap)] = numbers[id(folded)]
-    tensors, layout = packed(states)
+    tensors, layout = as_tensors(states)
     content = content_of(tensors, {"names": names, "states": layout, "walk": walk})
     return f"{block.index:03d}-{content_hash(sorted(names))[:8]}", content
 
 
-def named(needs: Needs) -> set[str]:
+def names_of(needs: Needs) -> set[str]:
+    """The names of all states in `needs`."""
     return {name(site, tap) for site, taps in needs.items() for tap in taps}
 
 
 def name(site: Site, tap: Tap[Any]) -> str:
-    """What a state is filed under: whose activation, and how it is folded."""
+    """The name of a state: the module and side whose activations it folds, and the statistic."""
     source, side = tap.source(site)
     return f"{source} {side} {type(tap.statistic).__module__}.{tap.statistic!r}"
 
 
-def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
-    """The tensors of states by "<state>.<part>", and of each state its parts: numbers, null in the place of a tensor."""
+def as_tensors(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    """The tensors of all states, named "<state>.<part>", and the list of each state's parts: numbers, or None for a tensor."""
     tensors: dict[str, Tensor] = {}
     layout: list[list[Any]] = []
     for number, state in enumerate(states):
@@ -214,10 +219,10 @@ def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]
     return tensors, json.loads(json.dumps(layout, allow_nan=False))
 
 
-def unpacked(
+def from_tensors(
     tap: Tap[Any], parts: Collection[Any], number: int, tensors: Mapping[str, Tensor], device: torch.device
 ) -> Any:
-    """The state of a tap. What it is made of, a tensor or a tuple with names, its statistic says."""
+    """The state of a tap from the results of `as_tensors`: a tensor or a named tuple, whichever its statistic uses."""
     values = [tensors[f"{number}.{i}"].to(device) if part is None else part for i, part in enumerate(parts)]
     like = tap.statistic.zero(torch.empty(1, 1, 1, device="meta"), 1)
     return type(like)(*values) if isinstance(like, tuple) else values[0]
