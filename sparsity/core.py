@@ -266,9 +266,7 @@ class Method(Protocol):
 class Corrector(Protocol):
     """Computes new values for the survivors, from the dense layer and the mask. The mask stays; the layer loss never rises."""
 
-    def needs(self, site: Site) -> Collection[Tap[Any]]:
-        """The statistics that `correct` reads for this site."""
-        ...
+    def needs(self, site: Site) -> Collection[Tap[Any]]: ...
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         """The layer's weight with new values where the mask is True and zeros elsewhere."""
@@ -298,7 +296,7 @@ class Model(Protocol):
         ...
 
     def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (B, T, V) of many batches (B, T). Pass a whole text in one call: a streamed model reads its files once per call."""
+        """Logits (B, T, V) of batches (B, T) of one size; the last may be smaller. Pass a whole text: each call reads the files."""
         ...
 
     def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
