@@ -1,4 +1,4 @@
-"""What a run found: every number of its result, by name, with the unit it is shown in."""
+"""The measures of a run: every number of its result, by name, and the unit in which it is shown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .read import Run, at, number, section
 
 @dataclass(frozen=True)
 class Measure:
-    """How a number is headed and shown. `unit`: "", "%" (a fraction), "s", "bytes". `fold`: shown on request only."""
+    """The heading and the format of a number. `unit`: "", "%" (a fraction), "s", "bytes". `fold`: shown only on request."""
 
     key: str
     heading: str
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 def measured(run: Run) -> dict[str, float | None]:
-    """Every number by its key; None where it is not known."""
+    """Every number of a run by its key; None if the run does not have it."""
     result = run.result
     dense, pruned = (number(at(result, f"perplexity.{which}")) for which in ("dense", "pruned"))
     stages = {f"seconds.{stage}": seconds for stage, seconds in numbers(result.get("seconds"), ".")}
@@ -52,14 +52,14 @@ def measured(run: Run) -> dict[str, float | None]:
         **stages,
     }
     for name, summary in section(result, "evaluation").items():
-        if name != "perplexity":  # it has its own columns, and its window length is the protocol's
+        if name != "perplexity":  # perplexity has its own columns, and its window length belongs to the protocol
             found |= {f"{name}.{path}": value for path, value in numbers(summary, ".") if not _is_setting(path)}
     found |= {f"layers.{k}": v for k, v in numbers(result.get("layers"), ".") if k.startswith("corrector_")}
     return found
 
 
 def measures(rows: Sequence[Mapping[str, float | None]]) -> list[Measure]:
-    """The measures that any of the runs knows, in a fixed order: the known ones, then evaluations, then stages."""
+    """The measures that at least one run has, in a fixed order: those in KNOWN, then evaluations, then stages."""
     present = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     known = {measure.key for measure in KNOWN}
     others = sorted(
@@ -83,5 +83,5 @@ def _other(key: str) -> Measure:
 
 
 def _is_setting(path: str) -> bool:
-    """What an evaluator says of how it measured."""
+    """True for an entry that an evaluator reports about its settings, which is no measurement."""
     return path.partition(".")[0] in SETTINGS

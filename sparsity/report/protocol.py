@@ -1,4 +1,4 @@
-"""Under which conditions a run was measured. Figures compare only under one protocol; the report never sets others side by side."""
+"""The protocol of a run: the conditions of its measurement. The report compares only runs with the same protocol."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ UNKNOWN = "not recorded"
 
 
 def protocol(run: Run) -> dict[str, str]:
-    """What must be equal for two runs' figures to be comparable, in words. What a run did not record is said so."""
+    """The conditions that must be equal to compare the results of two runs. A condition that was not recorded is called so."""
     result, measured = run.result, section(run.result, "evaluation.perplexity")
     return {
-        # a checkpoint that was measured against another model is a pruned form of that one
+        # a checkpoint that was compared with a reference is a pruned form of that reference
         "dense model": _model(result.get("reference") or result.get("model")),
         "dtype": _known(at(result, "model.dtype")),
         "evaluation text": _text(section(result, "dataset")),
@@ -28,7 +28,7 @@ def protocol(run: Run) -> dict[str, str]:
 
 
 def circumstances(run: Run) -> dict[str, str]:
-    """What may move a figure in its last digits without making it incomparable: said where two runs are compared."""
+    """The conditions that may change the last digits of a result. They are shown where two runs are compared."""
     return {
         "processes": _known(at(run.environment, "hardware.processes")),
         "threads": _known(at(run.environment, "hardware.threads")),
@@ -39,12 +39,12 @@ def circumstances(run: Run) -> dict[str, str]:
 
 
 def differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
-    """ "windows: 24 and 48", for every condition that differs."""
+    """A text such as "windows: 24 and 48" for every condition that differs."""
     return [f"{name}: {a[name]} and {b[name]}" for name in a if a[name] != b[name]]
 
 
 def groups(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[int]]]:
-    """The protocols, the one with most runs first, with the indices of their runs."""
+    """The protocols and the indices of their runs, the protocol with the most runs first."""
     found: dict[tuple[str, ...], tuple[dict[str, str], list[int]]] = {}
     for i, run in enumerate(runs):
         conditions = protocol(run)
@@ -53,13 +53,13 @@ def groups(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[int]]]:
 
 
 def varying(protocols: Iterable[Mapping[str, str]]) -> list[str]:
-    """The conditions that are not the same in all of them."""
+    """The names of the conditions in which the protocols differ."""
     rows = list(protocols)
     return [name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1]
 
 
 def _model(model: Any) -> str:
-    """Its name and where it came from: hashes and revisions tell apart what has one name."""
+    """A model's name and origin. Models with equal names can differ in their hashes and revisions."""
     if not isinstance(model, Mapping):
         return _known(model)
     origin = {key: value for key, value in model.items() if key not in ("name", "dtype")}
@@ -69,7 +69,7 @@ def _model(model: Any) -> str:
 def _text(dataset: Mapping[str, Any]) -> str:
     digest, name = dataset.get("evaluation_sha256"), dataset.get("name")
     file = PurePath(str(dataset["evaluation"])).name if dataset.get("evaluation") else name
-    # the file's name is no part of what is compared: the same text may lie under two
+    # The file's name does not count: the same text may have two names.
     return f"sha256 {digest}" if digest else f"{_known(file)}, hash not recorded"
 
 

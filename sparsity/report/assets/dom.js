@@ -1,4 +1,4 @@
-// Building blocks. Text reaches the page as text nodes and attributes only, never as markup.
+// Building blocks. Text becomes text nodes and attributes only, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -21,7 +21,7 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 const plain = (value, digits) => value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 const signed = (value, digits) => (value < 0 ? "−" : value > 0 ? "+" : "±") + plain(Math.abs(value), digits);
 
-// A number as a person reads it; the same rules as export.py's.
+// A number with its unit, by the same rules as in export.py.
 function show(value, measure) {
   if (!known(value)) return "–";
   const { unit, digits } = measure;
@@ -44,7 +44,7 @@ function deviation(values) {
 }
 
 const tip = document.getElementById("tip");
-// What is said on pointing at, or on reaching by keyboard, a mark of a chart.
+// The event handlers that show a text when a mark of a chart is pointed at or focused.
 function tipped(text) {
   const place = (x, y) => {
     tip.textContent = text;
@@ -87,7 +87,7 @@ function copied(text, what) {
   } }, "Copy");
   return button;
 }
-function selected(text) {  // a page from disk may not be given the clipboard
+function selected(text) {  // for browsers that refuse the clipboard to a page from disk
   const area = h("textarea", {}, text);
   document.body.append(area);
   area.select();
