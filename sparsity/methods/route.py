@@ -1,6 +1,6 @@
-"""Routing: each layer is pruned by the method that its last name, else its role, else `default` names. No criterion of its own.
+"""Routing: each layer is pruned by the method that is set for its last name, else for its role, else for `default`.
 
-`hybrid` is routes {attention: wanda, mlp: neuronrank_tfidf}. What a layer needs is routed too, so nothing is folded in vain.
+`hybrid` is routes {attention: wanda, mlp: neuronrank_tfidf}. A layer needs only the statistics of its own method.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Route:
         return hash(tuple(sorted(self.routes.items(), key=lambda item: item[0])))
 
     def key(self, site: Site) -> str:
-        """Which route the layer takes. Raises `UserError` if there is none."""
+        """The key of the layer's route: its last name, its role or "default". Raises `UserError` if there is none."""
         for key in (site.leaf, site.role, "default"):
             if key in self.routes:
                 return key
@@ -30,6 +30,7 @@ class Route:
         )
 
     def at(self, site: Site) -> Method:
+        """The method of a layer."""
         return self.routes[self.key(site)]
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:

@@ -1,10 +1,11 @@
 """SparseGPT (arXiv 2301.00774): one pass of the optimal brain surgeon over the inputs, from left to right, block by block.
 
-H = G + damp * mean(diag G) * I and H^-1 = U'U, U upper triangular. U_jj^2 is [(H_{j:,j:})^-1]_11, so w_j^2 / U_jj^2 is the least
-rise in loss that removing w_j costs once everything left of j is frozen: the score, taken on the current weights. An unstructured
-mask is the lowest fraction of a whole block (O x 128 weights), so its counts are exact per block; an n-of-m mask is chosen when the
-group's first input is reached. Inputs that were zero on all text lose their weights (found > asked; reported as `dead_inputs`).
-O(I^3 + O I^2) a layer; q, k and v share one factor, as gate and up do.
+H = G + damp * mean(diag G) * I and H^-1 = U'U with U upper triangular. U_jj^2 is [(H_{j:,j:})^-1]_11, so w_j^2 / U_jj^2 is the
+smallest rise of the loss when w_j is removed and all weights left of j are fixed. This is the score, computed from the current
+weights. An unstructured mask removes the lowest scores of a whole block (O x 128 weights), so its counts are exact per block; an
+n-of-m mask is chosen when the first input of the group is reached. Inputs that were zero on all text lose their weights, so the
+sparsity found can exceed the one asked; their number is reported as `dead_inputs`. O(I^3 + O I^2) per layer; q, k and v share one
+factor, as do gate and up.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class SparseGPT:
     width: int  # inputs in a block, rounded down to whole groups of an n-of-m pattern
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer has inputs."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
@@ -37,7 +38,7 @@ class SparseGPT:
         return pattern.sparsity
 
     def factor(self, state: GramState) -> Factor:
-        """The inverse factor of the damped Gram, in which an input that was always zero stands alone."""
+        """The inverse factor of the damped Gram matrix. An input that was always zero gets a diagonal entry of 1."""
         gram_II = state.gram_II.clone()
         diagonal_I = gram_II.diagonal()
         diagonal_I.masked_fill_(diagonal_I == 0, 1)
