@@ -1,7 +1,7 @@
-"""What evaluators over windows of the evaluation text have in common: non-overlapping windows of one length, in batches.
+"""Shared parts of the evaluators that measure on windows of the evaluation text: non-overlapping windows of one length, in batches.
 
-Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at
-the end is dropped.
+Window i is ids[i L : (i+1) L]. Each of its last L - 1 tokens is predicted from the tokens before it in the window. An incomplete
+window at the end is dropped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Windowed:
         return batches
 
     def measured(self, table: str, summary: Mapping[str, float], columns: Mapping[str, Tensor]) -> Measured:
-        """A summary with the protocol, and a row for each window with its value (W,) of every column."""
+        """The result: the summary with the protocol added, and a row per window with its value from each column (W,)."""
         each = self.seqlen - 1
         values = zip(*(value_W.tolist() for value_W in columns.values()), strict=True)
         rows = [{"window": i, "tokens": each, **dict(zip(columns, row, strict=True))} for i, row in enumerate(values)]
@@ -53,7 +53,7 @@ class Windowed:
         return Measured({**summary, **protocol}, table, rows)
 
     def check_finite(self, value_W: Tensor, what: str, model: Model, ids_N: Tensor) -> None:
-        """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""
+        """Raise `UserError` with the window and the module if the value of a window is NaN or infinite."""
         if not value_W.isfinite().all():
             first = int((~value_W.isfinite()).nonzero()[0])
             ids_WT = windows(ids_N, self.seqlen, self.windows)
