@@ -1,4 +1,4 @@
-"""The model, the text and the evaluation of experiment=protocol, for the benches that measure on them."""
+"""The model, the text and the evaluation of experiment=protocol, for the benchmarks that use them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ CONF = Path(__file__).parents[2] / "conf"
 
 
 class Protocol(NamedTuple):
+    """A model with its calibration and evaluation text."""
+
     loaded: Loaded
-    ids_BT: Tensor  # to calibrate on
+    ids_BT: Tensor  # token ids of the calibration text
     batch_size: int
     evaluator: Evaluator
-    ids_N: Tensor  # to evaluate on
+    ids_N: Tensor  # token ids of the evaluation text
 
 
 def protocol(words: Sequence[str]) -> Protocol:
-    """`words` of a command line on top of it, such as model=tiny dataset=pydocs."""
+    """The model and the texts of experiment=protocol. `words`: options that change it, such as model=tiny dataset=pydocs."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", ["experiment=protocol", *words])
     settings, parts = read(config), build(components(config))
