@@ -57,7 +57,7 @@ class Neurons:
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where a linear layer lives. Hashable, printable, holds no tensor."""
+    """The place of a linear layer in the model. Hashable and printable; holds no tensor."""
 
     block: int  # index of the decoder block, from 0; for the output head, the number of blocks
     name: str  # the layer's full name in the model: "model.layers.3.mlp.down_proj"

@@ -92,7 +92,7 @@ def unit_diagonal(gram_II: Tensor, damp: float) -> UnitDiagonal:
 
 
 def spiked(system: UnitDiagonal, rank: int) -> Spiked:
-    """The same problem, rescaled, with its `rank` strongest directions in U. Rank 0 leaves the system as it is. O(I^2 rank).
+    """The system, rescaled, with its `rank` strongest directions in U. Rank 0 leaves the system as it is. O(I^2 rank).
 
     The subspace iteration starts from the columns of A with the largest norms. I + U U' is positive definite for every subspace.
     """

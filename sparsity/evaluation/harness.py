@@ -25,7 +25,7 @@ import torch
 from ..core import Model, UserError
 from ..variables import variables
 
-SEEDS = (0, 1234, 1234, 1234)  # those of the command lm_eval: python's random, numpy, torch, few-shot examples
+SEEDS = (0, 1234, 1234, 1234)  # the seeds of the command lm_eval: python's random, numpy, torch, few-shot examples
 Loaded = dict[str, dict[str, Any]]  # tasks, groups, group_map: lm_eval's TaskDict
 Stamps = tuple[tuple[str, int, int], ...]
 

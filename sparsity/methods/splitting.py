@@ -40,8 +40,8 @@ Metric = Literal["norm", "surgeon"]
 class Units(NamedTuple):
     matrix_II: Tensor  # D^-1 G D^-1
     ridge_I: Tensor  # the diagonal of D^-1 diag(G) D^-1: `damp` of it makes B of the matrix
-    scale_I: Tensor  # that of D
-    damp: float  # as much as a Cholesky needed
+    scale_I: Tensor  # the diagonal of D
+    damp: float  # the damping that the Cholesky factorisation needed
 
 
 class Resolvent(NamedTuple):

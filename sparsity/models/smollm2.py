@@ -30,7 +30,7 @@ from sparsity.record.folders import built, cache_dir, sha256_of
 log = logging.getLogger(__name__)
 
 NAME = "SmolLM2-135M-Instruct"
-VERSION = "v1"  # of `convert`: raise it when `convert` writes something else
+VERSION = "v1"  # the version of `convert`: raise it when `convert` writes something else
 ELSEWHERE = "model=tiny needs no download, and model=local reads a checkpoint that you have"
 
 
