@@ -127,6 +127,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command. Returns the exit status."""
     bench = Bench(words)
     wanda = Wanda("row")
     factor = TfIdf(

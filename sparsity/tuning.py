@@ -23,6 +23,8 @@ WARM = 0.1  # share of the steps in which the learning rate rises from zero
 
 
 class Tuned(NamedTuple):
+    """The result of a tuning."""
+
     # the cost before and after, on as many tuned batches as are held out; the numbers of epochs; the cost of the held-out batches
     facts: dict[str, float]
     costs: list[float]  # the cost on the held-out batches before tuning and after every epoch
@@ -31,6 +33,8 @@ class Tuned(NamedTuple):
 
 @dataclass(frozen=True)
 class Tuning:
+    """The options of gradient descent on surviving weights, and the descent itself."""
+
     epochs: int  # at most, >= 1
     lr: float  # of Adam at its highest, > 0: about how far a weight moves in a step
     held_out: float  # share of the batches that is not tuned on, in [0, 1); one batch at least, if it is not 0

@@ -90,6 +90,7 @@ def shape(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "layers", nargs="*", type=shape, default=[(1536, 576), (4096, 4096)], help="outputs x inputs, as 1536x576"

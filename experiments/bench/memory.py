@@ -170,6 +170,7 @@ def _gib(held: int) -> str:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-7b", action="store_true")
     parser.add_argument("--llama-70b", action="store_true")

@@ -28,6 +28,7 @@ ROWS: dict[str, Method] = {
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     layers = [(576, 576), (1536, 576), (4096, 4096)]
     parser.add_argument("layers", nargs="*", type=shape, default=layers, help="outputs x inputs, as 1536x576")

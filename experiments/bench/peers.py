@@ -207,6 +207,7 @@ def kept(file: Path | None) -> tuple[list[Run], list[Pair]]:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words", nargs="*", help="options that change experiment=protocol, such as calibration.batch_size=1"

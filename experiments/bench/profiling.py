@@ -158,6 +158,7 @@ def shares(spent: Mapping[str, float], most: int) -> str:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "words", nargs="*", help="options that change experiment=protocol, such as calibration.batch_size=2"

@@ -130,6 +130,7 @@ def high_water() -> int:
 
 
 def main() -> None:
+    """Run the command, and print the measurements as JSON."""
     asked: Asked = json.loads(sys.argv[1])
     sides: dict[str, Callable[[Asked, Tensor], Ready]] = {
         "ours": ours,

@@ -59,6 +59,7 @@ def pruned(found: dict[tuple[str, str], dict[str, Any]]) -> float:
 
 
 def main() -> int:
+    """Run the command. Returns the exit status."""
     with tempfile.TemporaryDirectory(dir=ROOT / "outputs") as name:
         folder = Path(name)
         cache = folder / "cache"

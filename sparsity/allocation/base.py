@@ -22,6 +22,8 @@ Unit = Literal["block", "role", "layer", "leaf"]
 
 @dataclass(frozen=True)
 class Allotted:
+    """The result of an allocation: a pattern for each layer, and the rows of the table."""
+
     patterns: Mapping[Site, Pattern]
     rows: list[
         dict[str, Any]
@@ -29,6 +31,8 @@ class Allotted:
 
 
 class Allocation(Protocol):
+    """Chooses the sparsity of each layer such that all layers together have the sparsity of the pattern."""
+
     @property
     def measurement(self) -> str | None:
         """The options that `measure` depends on, as text: part of the key of a cached measurement. None: nothing is measured."""
@@ -69,6 +73,7 @@ def check_differs(allocation: Allocation, pattern: Pattern) -> None:
 
 
 def check_bounds(lam: float, unit: str) -> None:
+    """Raise `UserError` if an option that several allocations have is out of its range."""
     if not 0 <= lam < 1:
         raise UserError(f"lam={lam} is out of range: expected a fraction in [0, 1), such as 0.08")
     if unit not in ("block", "role", "layer", "leaf"):

@@ -32,6 +32,8 @@ from .groups import allotted, grouped, weights
 
 @dataclass(frozen=True)
 class Owl:
+    """The allocation OWL: groups of layers with many outliers get a lower sparsity."""
+
     streams: ClassVar[bool] = True
 
     unit: Unit

@@ -41,6 +41,8 @@ ROWS = 1024  # rows that are sorted at once, with their indices: 12 bytes per we
 
 @dataclass(frozen=True)
 class Sensitivity:
+    """The allocation by measured sensitivity: the least predicted divergence of the whole model."""
+
     streams: ClassVar[bool] = False  # a probe runs all blocks behind it
 
     unit: Unit

@@ -16,6 +16,8 @@ from .base import Allotted, Shapes
 
 @dataclass(frozen=True)
 class Uniform:
+    """The allocation that gives every layer the same sparsity."""
+
     streams: ClassVar[bool] = True
 
     @property

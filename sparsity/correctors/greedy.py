@@ -34,6 +34,8 @@ Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the change
 
 @dataclass(frozen=True)
 class Greedy:
+    """The corrector by coordinate descent over selected input channels."""
+
     select: Select
     fraction: float  # of the channels with a survivor, in (0, 1]
     salience: Salience

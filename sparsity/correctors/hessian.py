@@ -26,6 +26,8 @@ from .selection import GRAM, Salience, Select, Selection
 
 @dataclass(frozen=True)
 class Hessian:
+    """The corrector by least squares over one set of input channels for all rows."""
+
     select: Select
     fraction: float  # of the channels with a survivor, in (0, 1]
     salience: Salience

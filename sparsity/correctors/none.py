@@ -9,6 +9,8 @@ from ..core import Corrected, Layer, Pruned, Site, Stats
 
 @dataclass(frozen=True)
 class NoCorrection:
+    """The corrector that changes nothing."""
+
     def needs(self, site: Site) -> tuple[()]:
         return ()
 

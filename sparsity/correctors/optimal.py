@@ -34,6 +34,8 @@ from .selection import GRAM, Salience, Select, Selection
 
 @dataclass(frozen=True)
 class Optimal:
+    """The corrector that gives the survivors of each row their best values, by conjugate gradients."""
+
     steps: int  # products of the size of the layer, >= 1
     damp: float  # fraction of mean(diag G), >= 0
     max_change: float | None  # of a weight, as a fraction of its dense value, >= 0; None: no box

@@ -32,6 +32,8 @@ MOMENTS = Tap(Moments())
 
 
 class Chosen(NamedTuple):
+    """The chosen input channels, and the facts about the choice."""
+
     channel_S: Tensor  # indices of inputs, in the order in which a corrector visits them
     facts: dict[str, float]
 
@@ -80,6 +82,8 @@ def choose(salience_I: Tensor, candidate_I: Tensor, select: Select, fraction: fl
 
 @dataclass(frozen=True)
 class Selection:
+    """The choice of the input channels that a corrector may change."""
+
     select: Select
     fraction: float  # of the candidates, in (0, 1]; `all` does not read it
     salience: Salience

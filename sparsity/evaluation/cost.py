@@ -28,6 +28,8 @@ from ..models.packed import packed_bytes
 
 @dataclass(frozen=True)
 class Cost:
+    """The evaluator of size and speed."""
+
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = False  # times from another process on another day are not comparable
     streams: ClassVar[bool] = False

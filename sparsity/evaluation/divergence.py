@@ -25,6 +25,8 @@ TAIL = "outside."  # prefix of the parameters among the tensors of `reference`
 
 @dataclass(frozen=True)
 class Divergence(Windowed):
+    """The evaluator of the divergence from the dense model's predictions."""
+
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
         hidden_WTI = torch.cat([hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(self.batches(ids_N))])
         self.check_finite(hidden_WTI.double().mean((1, 2)), "the dense model's mean hidden state", dense, ids_N)

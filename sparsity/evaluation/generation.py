@@ -17,6 +17,8 @@ from .packing import pack, unpack
 
 @dataclass(frozen=True)
 class Generation:
+    """The evaluator that shows generated texts of both models side by side."""
+
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False

@@ -30,6 +30,8 @@ from .task_files import TaskFile, read_tasks
 
 @dataclass(frozen=True)
 class LMEval:
+    """The evaluator that runs tasks of lm-eval."""
+
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False

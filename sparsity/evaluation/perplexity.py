@@ -34,6 +34,8 @@ def perplexity(nll_W: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Perplexity(Windowed):
+    """The evaluator of perplexity."""
+
     def reference(self, dense: Model, ids_N: Tensor) -> Mapping[str, Tensor]:
         return {"nll": self._nll(dense, ids_N, "dense")}
 

@@ -21,6 +21,8 @@ UNREAD = {"__pycache__", ".ipynb_checkpoints"}  # folders that lm-eval does not 
 
 @dataclass(frozen=True)
 class TaskFile:
+    """One task of lm-eval, as its file describes it."""
+
     name: str
     path: Path
     options: Mapping[str, Any]  # including those of the included files

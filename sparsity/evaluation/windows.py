@@ -19,6 +19,8 @@ from ..datasets.tokens import windows
 
 @dataclass(frozen=True)
 class Windowed:
+    """Base class of the evaluators that measure on windows of the evaluation text."""
+
     reads_text: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = True

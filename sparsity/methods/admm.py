@@ -27,6 +27,8 @@ GRAM = Tap(Gram())
 
 
 class System(NamedTuple):
+    """The parts of `advance` that layers with equal inputs share: K, the damping and the scale."""
+
     resolvent_II: Tensor
     damp: float
     scale_I: Tensor
@@ -34,6 +36,8 @@ class System(NamedTuple):
 
 @dataclass(frozen=True)
 class ADMM:
+    """The method ADMM with a gradual mask."""
+
     scope: Scope
     iterations: int  # steps, each a product of the size of the layer
     gradual: int  # steps until the full sparsity, >= 1

@@ -35,6 +35,8 @@ def growth(changed: float) -> float:
 
 @dataclass(frozen=True)
 class ALPS:
+    """The method ALPS: operator splitting with a rising penalty rho."""
+
     scope: Scope
     iterations: int  # steps at most, each a product of the size of the layer
     every: int  # steps between two changes of rho, >= 1

@@ -12,6 +12,8 @@ from ..core import Layer, Pattern, Pruned, Site, Stats
 
 @dataclass(frozen=True)
 class Dense:
+    """The method that keeps every weight."""
+
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Accepts every layer."""
 

@@ -32,6 +32,8 @@ MOMENTS = Tap(Moments())
 
 @dataclass(frozen=True)
 class DSnoT(Successor):
+    """The method DSnoT: swaps that bring the mean output of each row to that of the dense row."""
+
     base: Method
     cycles: int  # at most, >= 0: so many swaps a row
     threshold: float  # of |eps|, >= 0

@@ -11,6 +11,8 @@ from ..core import Criterion, Layer, Scope, Stats
 
 @dataclass(frozen=True)
 class Magnitude(Criterion):
+    """The criterion |W|."""
+
     scope: Scope
 
     def score(self, layer: Layer, stats: Stats) -> Tensor:

@@ -24,6 +24,8 @@ from .tfidf import Ranked, TfIdf
 
 @dataclass(frozen=True)
 class NeuronRank(Criterion):
+    """The criterion NeuronRank: a base criterion times a TF-IDF factor of the weight's neuron."""
+
     base: Criterion
     power: float  # of the base's score
     tfidf: TfIdf

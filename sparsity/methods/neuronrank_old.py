@@ -29,6 +29,8 @@ def rank(state: ActivityState) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class NeuronRankOld(Criterion):
+    """The criterion NeuronRank in its first form, with TF-IDF over tokens."""
+
     scope: Scope
     weight_exp: float  # of the norm of the neuron's weights
     tf_exp: float

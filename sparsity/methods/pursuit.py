@@ -35,6 +35,8 @@ GRAM = Tap(Gram())
 
 @dataclass(frozen=True)
 class Pursuit(Successor):
+    """The method Pursuit: swaps that lower the loss after all survivors are refitted."""
+
     base: Method
     rounds: int  # at most, >= 0
     steps: int  # of conjugate gradients in a round, >= 1; twice as many before the first

@@ -21,6 +21,8 @@ INPUT = Tap(SquaredNorm())
 
 @dataclass(frozen=True)
 class RIA(Criterion):
+    """The criterion RIA: relative importance times the norm of the input."""
+
     scope: Scope
     power: float  # of the input's norm; the paper's 0.5
 

@@ -14,6 +14,8 @@ from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
 
 @dataclass(frozen=True)
 class Route:
+    """The method that applies another method to each layer, by the layer's name or role."""
+
     routes: Mapping[str, Method]  # a layer's last name, a role, or "default" -> method
 
     def __hash__(self) -> int:

@@ -24,6 +24,8 @@ GRAM = Tap(Gram())
 
 @dataclass(frozen=True)
 class SparseGPT:
+    """The method SparseGPT."""
+
     scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
     damp: float  # fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
     width: int  # inputs in a block, rounded down to whole groups of an n-of-m pattern

@@ -38,6 +38,8 @@ Metric = Literal["norm", "surgeon"]
 
 
 class Units(NamedTuple):
+    """The Gram matrix of a layer in the units of a metric, with its ridge and its scale."""
+
     matrix_II: Tensor  # D^-1 G D^-1
     ridge_I: Tensor  # the diagonal of D^-1 diag(G) D^-1: `damp` of it makes B of the matrix
     scale_I: Tensor  # the diagonal of D
@@ -45,6 +47,8 @@ class Units(NamedTuple):
 
 
 class Resolvent(NamedTuple):
+    """The matrix K of a step, and the damping that was used."""
+
     matrix_II: Tensor  # K
     damp: float
 
@@ -93,6 +97,7 @@ def rows_together(layer: Layer, pattern: Pattern, scope: Scope) -> int:
 
 
 def check_options(metric: Metric, damp: float, rho: float) -> None:
+    """Raise `UserError` if an option that both methods have is out of its range."""
     if metric not in ("norm", "surgeon"):
         raise UserError(f"metric={metric} is unknown: expected norm or surgeon")
     if not damp >= 0:

@@ -38,6 +38,8 @@ PANEL = 2**22  # elements of H in a panel
 
 @dataclass(frozen=True)
 class Swaps(Successor):
+    """The method of 1-swaps: single swaps as long as they lower the layer loss."""
+
     base: Method
     sweeps: int  # at most, >= 0
     candidates: int  # a row's revivals, and as many prunings, in a sweep, >= 1

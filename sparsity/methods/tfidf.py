@@ -31,6 +31,8 @@ from .neurons import Activation
 
 
 class Ranked(NamedTuple):
+    """TF, IDF and the factor of each neuron (J,)."""
+
     tf_J: Tensor
     idf_J: Tensor
     factor_J: Tensor
@@ -38,6 +40,8 @@ class Ranked(NamedTuple):
 
 @dataclass(frozen=True)
 class TfIdf:
+    """The options of TF-IDF over neurons, and the factor of each neuron."""
+
     weight_exp: float  # of the weight's own score
     tf_exp: float
     idf_exp: float

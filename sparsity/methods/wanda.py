@@ -18,6 +18,8 @@ INPUT = Tap(SquaredNorm())
 
 @dataclass(frozen=True)
 class Wanda(Criterion):
+    """The criterion Wanda: |W| times the norm of the input."""
+
     scope: Scope
 
     def needs(self, site: Site) -> tuple[Tap[SquaredNormState]]:

@@ -43,7 +43,7 @@ class Local:
             )
         if self.stream and not any(map(self._has, (SINGLE, INDEX))):
             raise UserError(
-                f"{self.folder}: got {PACKED}, from which model.stream=true cannot read single blocks; expected {SINGLE} or shards; "
+                f"{self.folder}: got {PACKED}, from which model.stream=true cannot read one block; expected {SINGLE} or shards; "
                 f"leave model.stream=false, or name the folder that save=true wrote beside this one"
             )
         self._configuration()

@@ -14,6 +14,8 @@ from ..core import Layer, Scope, UserError
 
 @dataclass(frozen=True)
 class NofM:
+    """The pattern that keeps n of every m consecutive weights of a row."""
+
     n: int  # kept
     m: int  # of so many consecutive inputs
 

@@ -32,6 +32,8 @@ def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Unstructured:
+    """The pattern that may remove any weights."""
+
     sparsity: float  # fraction removed, in [0, 1)
 
     def __post_init__(self) -> None:

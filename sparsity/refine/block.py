@@ -33,6 +33,8 @@ from ..tuning import Tuning
 
 @dataclass(frozen=True)
 class BlockTuning(Tuning):
+    """The refinement by block reconstruction."""
+
     target: Target  # which outputs are matched
 
     def refine(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]) -> Mapping[str, float]:

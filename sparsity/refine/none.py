@@ -14,6 +14,8 @@ from ..stream import Passage
 
 @dataclass(frozen=True)
 class NoRefinement:
+    """The refinement that changes nothing."""
+
     @property
     def target(self) -> None:
         return None
