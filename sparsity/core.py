@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from .processes import ALONE, Processes
+from .ranges import UserError as UserError
 
 S = TypeVar("S")
 D = TypeVar("D")
@@ -30,10 +31,6 @@ Ts = TypeVarTuple("Ts")
 Scope = Literal["row", "layer"]
 Role = Literal["attention", "mlp", "head"]
 Side = Literal["input", "output"]
-
-
-class UserError(ValueError):
-    """A mistake that the user can correct. The message says what was got, what was expected, and what to do."""
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
@@ -80,11 +77,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """The result of a method: weight (O, I) and mask (O, I). `facts` are columns of the layer table, such as the damping used."""
+    """The result of a method: weight (O, I) and mask (O, I). `facts` are columns of the layer table, such as the damping used.
+
+    The engine compares the mask with the requested sparsity. The counts may differ by less than one weight per row, because rows
+    remove whole weights; a method whose own rule removes fewer or more weights says how many.
+    """
 
     weight_OI: Tensor
     keep_OI: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
+    fewer: int = 0  # allowed difference in weights of the layer, such as the remainders of blocks
+    more: int = 0  # the same in the other direction, such as the weights of inputs that were always zero
 
 
 @dataclass(frozen=True)
@@ -389,7 +392,13 @@ class Criterion(ABC):
 
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        keep_OI = pattern.keep(self.score(layer, stats), self.scope)
+        score_OI = self.score(layer, stats)
+        if not score_OI.sum().isfinite() and score_OI.isnan().any():  # infinite ones may be meant
+            raise UserError(
+                f"{layer.site.name}: {self} scores some of its weights NaN: expected numbers. Options that raise to a power or "
+                f"divide may be too large, or the score divides by zero"
+            )
+        keep_OI = pattern.keep(score_OI, self.scope)
         # A product takes a third of the time of filling. It gives -0.0 for a negative weight; adding 0 makes that +0.0.
         return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))
 

@@ -97,9 +97,10 @@ def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
 
 
 def relative_error(gram_II: Tensor, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
-    """The relative error sqrt(L(W) / L(0)). Rounding never makes it negative. NaN if the layer's output is zero on all the text."""
+    """The relative error sqrt(L(W) / L(0)); 0 if nothing is lost, also for a layer whose output is zero. Never negative."""
     change_OI = weight_OI.to(gram_II.dtype) - dense_OI.to(gram_II.dtype)
-    return (layer_loss(gram_II, change_OI).clamp(min=0) / layer_loss(gram_II, dense_OI)).sqrt()
+    loss = layer_loss(gram_II, change_OI).clamp(min=0)
+    return torch.where(loss == 0, loss, loss / layer_loss(gram_II, dense_OI)).sqrt()
 
 
 class Factor(NamedTuple):
@@ -169,21 +170,22 @@ def _solve_in_place(upper_II: Tensor, right_IN: Tensor) -> None:
     _solve_in_place(upper_II[:half, :half], right_IN[:half])
 
 
+MOST = 1e6  # of damping: beside it a Gram matrix is nothing
+
+
 def retry(attempt: Callable[[float], tuple[Tensor, Tensor]], damp: float) -> Factor:
     """The factor from `attempt(damp)`, which returns a factor and LAPACK's `info`; after a failure with ten times the damping.
 
-    The returned `damp` is the one that succeeded. Raises `ValueError` if no damping up to 1e6 does: then the matrix is no Gram
-    matrix (not finite or not symmetric).
+    The returned `damp` is the one that succeeded. Raises `ValueError` if no damping up to `MOST` does: then the matrix is no Gram
+    matrix (not finite or not symmetric), or the given damping is NaN or above `MOST`.
     """
     used = damp
-    while True:
+    while used <= MOST:  # NaN is not
         factor_II, info = attempt(used)
         if info.item() == 0:
             return Factor(factor_II, used)
         used = max(10 * used, torch.finfo(factor_II.dtype).eps)
-        if used > 1e6:
-            break
-    raise ValueError(f"no Cholesky factor of a {tuple(factor_II.shape)} Gram matrix at any damping from {damp} to 1e6")
+    raise ValueError(f"no Cholesky factor of a Gram matrix at any damping from {damp} to {MOST:g}")
 
 
 def escalate(gram_II: Tensor, damp: float) -> Factor:

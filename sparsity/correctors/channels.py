@@ -7,13 +7,16 @@ All matrices are transposed, so that the O values of one channel are one contigu
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned
 from ..linalg import line_search, never_worse, wide
+from ..ranges import Range
+
+Change = Annotated[float, Range(least=0, cap=10**9, such=0.05)]  # the most, as a fraction of a dense weight
 
 
 class Channels(NamedTuple):

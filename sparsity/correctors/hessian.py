@@ -13,40 +13,27 @@ in float64. An input that was always zero gets a diagonal entry of 1 in G_SS.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
+from ..core import Corrected, Layer, Pruned, Stats
 from ..linalg import Factor, double, retry
-from .channels import Channels, columns, share, take
-from .selection import GRAM, Salience, Select, Selection
+from ..ranges import Ridge, Share, checked
+from .channels import Change, Channels, columns, share, take
+from .selection import GRAM, Salience, Select, Selective
 
 
 @dataclass(frozen=True)
-class Hessian:
+@checked
+class Hessian(Selective):
     """The corrector by least squares over one set of input channels for all rows."""
 
     select: Select
-    fraction: float  # of the channels with a survivor, in (0, 1]
+    fraction: Share  # of the channels with a survivor
     salience: Salience
-    max_change: float | None  # of |W0|, >= 0, from the given weight and up to the rounding of its dtype; None: no bound
-    damp: float  # fraction of mean(diag G), >= 0; a failed Cholesky takes ten times more and reports it
-
-    def __post_init__(self) -> None:
-        _ = self.selection  # refuses what is out of its range
-        if self.max_change is not None and not self.max_change >= 0:
-            raise UserError(f"max_change={self.max_change} is out of range: expected a fraction >= 0, or null for none")
-        if not self.damp >= 0:
-            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 1e-5")
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.select, self.fraction, self.salience)
-
-    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
-        return self.selection.needs()
+    max_change: Change | None  # of |W0|, from the given weight and up to the rounding of its dtype; None: no bound
+    damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)

@@ -19,11 +19,13 @@ from urllib.parse import quote
 from sparsity.core import UserError
 from sparsity.datasets.base import hashes
 from sparsity.datasets.files import string_of
+from sparsity.ranges import Count, checked
 
 INSTEAD = "Or use local text: dataset=text dataset.calibration=FILE dataset.evaluation=FILE, or dataset=pydocs."
 
 
 @dataclass(frozen=True)
+@checked
 class HubText:
     """A source that reads two files of one dataset repository."""
 
@@ -31,8 +33,8 @@ class HubText:
     revision: str  # commit, tag or branch of the repository; a local folder has none
     calibration: str  # file in the repository: .parquet, .json, .jsonl; may end in .gz
     evaluation: str  # another file
-    calibration_documents: int | None  # the first rows of the file; None is all of them
-    evaluation_documents: int | None
+    calibration_documents: Count | None  # the first rows of the file; None is all of them
+    evaluation_documents: Count | None
     field: str  # the column that holds the text
     separator: str  # between rows
     streaming: bool  # True: read only these documents, over the network in each run. False: download and keep the file
@@ -43,10 +45,6 @@ class HubText:
                 f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured "
                 "on the calibration text. Give two different files."
             )
-        for name in ("calibration_documents", "evaluation_documents"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise UserError(f"dataset.{name} is {limit}. Expected at least 1, or null for all.")
         from huggingface_hub.constants import is_offline_mode
 
         # Without the network it is cheap to check that the files exist.

@@ -19,9 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..ranges import Refused, Ridge, Steps, StepsOrZero, checked
 from ..statistics import Gram, GramState
-from .splitting import Metric, advance, check_options, resolvent, rows_together, units
+from .splitting import Metric, Penalty, advance, resolvent, rows_together, units
 
 GRAM = Tap(Gram())
 
@@ -35,24 +36,22 @@ class System(NamedTuple):
 
 
 @dataclass(frozen=True)
+@checked
 class ADMM:
     """The method ADMM with a gradual mask."""
 
     scope: Scope
-    iterations: int  # steps, each a product of the size of the layer
-    gradual: int  # steps until the full sparsity, >= 1
-    held: int  # last steps in which the mask stays, >= 0
+    iterations: Steps  # each a product of the size of the layer
+    gradual: Steps  # steps until the full sparsity
+    held: StepsOrZero  # last steps in which the mask stays
     metric: Metric
-    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together, > 0; the metric makes it relative
+    damp: Ridge  # a fraction of the squared norm of each input; a failed Cholesky takes ten times more
+    rho: Penalty  # how strongly W and Z are drawn together; the metric makes it relative
 
     def __post_init__(self) -> None:
-        check_options(self.metric, self.damp, self.rho)
-        if self.gradual < 1 or self.held < 0 or self.gradual + self.held > self.iterations:
-            raise UserError(
-                f"gradual={self.gradual} and held={self.held} are out of range: expected gradual >= 1 and held >= 0, "
-                f"together at most iterations={self.iterations}"
-            )
+        if self.gradual + self.held > self.iterations:
+            values = {"gradual": self.gradual, "held": self.held, "iterations": self.iterations}
+            raise Refused(values, "gradual and held together to be at most iterations")
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Accepts every layer."""

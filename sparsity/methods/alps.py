@@ -21,9 +21,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..ranges import Ridge, Steps, checked
 from ..statistics import Gram, GramState
-from .splitting import Metric, advance, check_options, resolvent, units
+from .splitting import Metric, Penalty, advance, resolvent, units
 
 GRAM = Tap(Gram())
 
@@ -34,21 +35,16 @@ def growth(changed: float) -> float:
 
 
 @dataclass(frozen=True)
+@checked
 class ALPS:
     """The method ALPS: operator splitting with a rising penalty rho."""
 
     scope: Scope
-    iterations: int  # steps at most, each a product of the size of the layer
-    every: int  # steps between two changes of rho, >= 1
+    iterations: Steps  # at most, each a product of the size of the layer
+    every: Steps  # between two changes of rho
     metric: Metric
-    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together at first, > 0; the metric makes it relative
-
-    def __post_init__(self) -> None:
-        check_options(self.metric, self.damp, self.rho)
-        for name, steps in (("iterations", self.iterations), ("every", self.every)):
-            if steps < 1:
-                raise UserError(f"{name}={steps} is out of range: expected a whole number >= 1")
+    damp: Ridge  # a fraction of the squared norm of each input; a failed Cholesky takes ten times more
+    rho: Penalty  # how strongly W and Z are drawn together at first; the metric makes it relative
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Accepts every layer."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Route:
     """The method that applies another method to each layer, by the layer's name or role."""
 

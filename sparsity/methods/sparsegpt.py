@@ -17,18 +17,20 @@ from torch import Tensor
 
 from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
 from ..linalg import Factor, escalate, obs_sweep
+from ..ranges import Count, Ridge, checked
 from ..statistics import Gram, GramState
 
 GRAM = Tap(Gram())
 
 
 @dataclass(frozen=True)
+@checked
 class SparseGPT:
     """The method SparseGPT."""
 
     scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
-    damp: float  # fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
-    width: int  # inputs in a block, rounded down to whole groups of an n-of-m pattern
+    damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
+    width: Count  # inputs in a block, rounded down to whole groups of an n-of-m pattern
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Accepts every layer."""
@@ -60,5 +62,7 @@ class SparseGPT:
             )
 
         swept_OI, keep_OI = stats.by_rows(sweep, rows, weight_OI)
-        facts = {"damp": damp, "dead_inputs": float(dead_I.sum())}
-        return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts)
+        dead, blocks = int(dead_I.sum()), -(-len(dead_I) // width)
+        facts = {"damp": damp, "dead_inputs": float(dead)}
+        fewer = blocks * (rows if self.scope == "row" else 1)  # of each block, or its rows, the remainder stays
+        return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts, fewer, dead * rows)

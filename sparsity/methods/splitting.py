@@ -24,17 +24,19 @@ W0.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import Layer, Pattern, Scope, UserError
+from ..core import Layer, Pattern, Scope
 from ..linalg import Factor, retry
 from ..quadratic import rows_of_panel, unit_diagonal
+from ..ranges import Range
 from ..statistics import GramState
 
 Metric = Literal["norm", "surgeon"]
+Penalty = Annotated[float, Range(above=0, cap=10**6, such=1.0)]  # rho
 
 
 class Units(NamedTuple):
@@ -94,13 +96,3 @@ def rows_together(layer: Layer, pattern: Pattern, scope: Scope) -> int:
     """The number of rows to process together: a panel, or all rows if the scope compares scores of different rows."""
     rows, inputs = layer.weight_OI.shape
     return rows if scope == "layer" and pattern.group is None else rows_of_panel(inputs)
-
-
-def check_options(metric: Metric, damp: float, rho: float) -> None:
-    """Raise `UserError` if an option that both methods have is out of its range."""
-    if metric not in ("norm", "surgeon"):
-        raise UserError(f"metric={metric} is unknown: expected norm or surgeon")
-    if not damp >= 0:
-        raise UserError(f"damp={damp} is out of range: expected a number >= 0, such as 0.01")
-    if not rho > 0:
-        raise UserError(f"rho={rho} is out of range: expected a number > 0, such as 1")

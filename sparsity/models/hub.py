@@ -20,9 +20,11 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from sparsity.core import UserError
 from sparsity.models.checkpoint import configuration, first_line, read
 from sparsity.models.source import Loaded
+from sparsity.ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Hub:
     """A model source that reads a repository of the hub."""
 

@@ -14,9 +14,11 @@ from sparsity.models.checkpoint import CONVERT, configuration, first_line, liste
 from sparsity.models.files import INDEX, SINGLE
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
+from sparsity.ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Local:
     """A model source that reads a local folder."""
 
