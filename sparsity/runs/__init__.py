@@ -1,1 +1,1 @@
-"""The entry of a run: turns the configuration into a job, runs its stages one after another, and reports mistakes in one message."""
+"""The entry of a run: turns the configuration into a job, runs its stages in order, and reports mistakes in one message."""
