@@ -79,15 +79,15 @@ class Layer:
 class Pruned:
     """The result of a method: weight (O, I) and mask (O, I). `facts` are columns of the layer table, such as the damping used.
 
-    The engine compares the mask with the requested sparsity. The counts may differ by less than one weight per row, because rows
-    remove whole weights; a method whose own rule removes fewer or more weights says how many.
+    The engine compares the mask with the requested sparsity. They may differ by less than one weight per row, and by the numbers
+    of weights in `fewer` and `more`, if the method's own rule removes fewer or more.
     """
 
     weight_OI: Tensor
     keep_OI: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
-    fewer: int = 0  # allowed difference in weights of the layer, such as the remainders of blocks
-    more: int = 0  # the same in the other direction, such as the weights of inputs that were always zero
+    fewer: int = 0  # weights of the layer, such as the remainders of blocks
+    more: int = 0  # weights of the layer, such as those of inputs that were always zero
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,7 @@ class Stats:
         return tuple(self.processes.joined(torch.cat(parts), rows) for parts in done)
 
     def keep(self, pattern: Pattern, score_PI: Tensor, scope: Scope, rows: int) -> Tensor:
-        """The mask (P, I) of this process's P rows, for use inside `by_rows`.
-
-        If the scope compares all `rows` of the layer, `score_PI` holds all rows of this process, and all processes call together.
-        """
+        """The mask (P, I) of P rows, for use in `by_rows`; of all this process's rows if the scope compares the layer's `rows`."""
         if scope == "row" or pattern.group is not None:
             return pattern.keep(score_PI, scope)
         return pattern.keep(self.processes.joined(score_PI, rows), scope)[self.processes.part(rows)]
@@ -255,7 +252,6 @@ class Method(Protocol):
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
         """The statistics that `prune` reads for this site."""
-        ...
 
     def asked(self, site: Site, pattern: Pattern) -> float:
         """The fraction of this site that `prune` will remove: `pattern.sparsity`, or 0 if the method leaves the site dense."""
@@ -263,7 +259,6 @@ class Method(Protocol):
 
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         """The layer's mask, and its weight with zeros where the mask is False."""
-        ...
 
 
 class Corrector(Protocol):
@@ -273,7 +268,6 @@ class Corrector(Protocol):
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         """The layer's weight with new values where the mask is True and zeros elsewhere."""
-        ...
 
 
 class Model(Protocol):
@@ -363,7 +357,6 @@ class Evaluator(Protocol):
 
     def compare(self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor]) -> Measured:
         """The measurements of the pruned model, beside those of the dense model in `reference`."""
-        ...
 
 
 class Criterion(ABC):
@@ -375,7 +368,6 @@ class Criterion(ABC):
         """Accepts every layer: every weight has a score."""
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
-        """No statistics: the score reads the weight alone."""
         return ()
 
     @final
@@ -393,10 +385,10 @@ class Criterion(ABC):
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         score_OI = self.score(layer, stats)
-        if not score_OI.sum().isfinite() and score_OI.isnan().any():  # infinite ones may be meant
+        if not score_OI.sum().isfinite() and score_OI.isnan().any():  # infinite scores are allowed
             raise UserError(
-                f"{layer.site.name}: {self} scores some of its weights NaN: expected numbers. Options that raise to a power or "
-                f"divide may be too large, or the score divides by zero"
+                f"{layer.site.name}: {self} gives some weights the score NaN: expected numbers. An option that is an exponent or a "
+                f"divisor may be too large, or the score divides by zero"
             )
         keep_OI = pattern.keep(score_OI, self.scope)
         # A product takes a third of the time of filling. It gives -0.0 for a negative weight; adding 0 makes that +0.0.

@@ -203,9 +203,7 @@ def _prune_layer(
             after = relative_error(gram_II, layer.weight_OI, corrected.weight_OI).item()
     if judge is not None:
         unseen = relative_error(judge[GRAM].gram_II, layer.weight_OI, corrected.weight_OI).item()
-    block.write(
-        site, stats.processes.first(corrected.weight_OI)
-    )  # all processes continue with exactly the same weights
+    block.write(site, stats.processes.first(corrected.weight_OI))  # all processes get exactly the same weights
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
@@ -222,12 +220,12 @@ def _prune_layer(
 
 
 def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corrected) -> int:
-    """How many weights survive. Raises `UserError`, naming the layer, where what was found is not what was asked."""
+    """The number of survivors. Raises `UserError` with the layer's name if the mask or the weights are not what was asked for."""
     for part, weight_OI in ((plan.method, pruned.weight_OI), (plan.corrector, corrected.weight_OI)):
         if not all_finite(weight_OI):
             raise UserError(
-                f"{site.name}: {part} made weights of it that are NaN or infinite: expected numbers. Its options may be too large "
-                f"or too small for this layer, or dtype=float16 too narrow"
+                f"{site.name}: {part} gave weights that are NaN or infinite: expected numbers. Its options may be too large or too "
+                f"small for this layer, or the range of dtype=float16 too small"
             )
     rows, weights = len(pruned.keep_OI), pruned.keep_OI.numel()
     kept = int(pruned.keep_OI.count_nonzero())  # a sum takes eight times as long
@@ -235,11 +233,12 @@ def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corre
     if not -(rows + pruned.fewer) <= too_many <= rows + pruned.more:
         raise UserError(
             f"{site.name}: {weights - kept} of its {weights} weights were removed, {(weights - kept) / weights:.2%}: expected "
-            f"{asked:.2%}, to one a row, of {plan.method}. A method whose own rule removes more or fewer says so (core.Pruned)"
+            f"{asked:.2%}, up to one weight per row, from {plan.method}. A method whose own rule removes more or fewer says so in "
+            f"core.Pruned"
         )
     if (found := nonzeros(corrected.weight_OI)) > kept:
         raise UserError(
-            f"{site.name}: {found} of its weights are not zero: expected the {kept} survivors at most, of {plan.corrector} after "
-            f"{plan.method}. Removed weights are zero (core.Pruned, core.Corrected)"
+            f"{site.name}: {found} of its weights are not zero: expected at most the {kept} survivors from {plan.corrector} after "
+            f"{plan.method}. Removed weights must be zero (core.Pruned, core.Corrected)"
         )
     return kept

@@ -170,7 +170,7 @@ def _solve_in_place(upper_II: Tensor, right_IN: Tensor) -> None:
     _solve_in_place(upper_II[:half, :half], right_IN[:half])
 
 
-MOST = 1e6  # of damping: beside it a Gram matrix is nothing
+MOST = 1e6  # the largest damping: beside it the Gram matrix is negligible
 
 
 def retry(attempt: Callable[[float], tuple[Tensor, Tensor]], damp: float) -> Factor:
@@ -180,7 +180,7 @@ def retry(attempt: Callable[[float], tuple[Tensor, Tensor]], damp: float) -> Fac
     matrix (not finite or not symmetric), or the given damping is NaN or above `MOST`.
     """
     used = damp
-    while used <= MOST:  # NaN is not
+    while used <= MOST:  # False for NaN
         factor_II, info = attempt(used)
         if info.item() == 0:
             return Factor(factor_II, used)

@@ -64,5 +64,7 @@ class SparseGPT:
         swept_OI, keep_OI = stats.by_rows(sweep, rows, weight_OI)
         dead, blocks = int(dead_I.sum()), -(-len(dead_I) // width)
         facts = {"damp": damp, "dead_inputs": float(dead)}
-        fewer = blocks * (rows if self.scope == "row" else 1)  # of each block, or its rows, the remainder stays
+        fewer = blocks * (
+            rows if self.scope == "row" else 1
+        )  # floor rounds down in every block, or in each of its rows
         return Pruned(swept_OI.to(layer.weight_OI.dtype), keep_OI & ~dead_I, facts, fewer, dead * rows)
