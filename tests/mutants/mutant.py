@@ -8,6 +8,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Mutant:
     """One mutant."""
+
     name: str
     file: str
     line: str  # occurs exactly once in the file
