@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trackio:
+    """The tracker trackio."""
+
     project: str | None  # None: the study's name
     folder: str
     checkpoint: bool  # copy the pruned model into the folder, if one is saved
@@ -68,6 +70,8 @@ def _groupable(about: About) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Tracked:
+    """The session of one run in trackio."""
+
     run: Run
     checkpoint: bool
 

@@ -25,6 +25,8 @@ Mode = Literal["online", "offline", "disabled"]
 
 @dataclass(frozen=True)
 class WeightsAndBiases:
+    """The tracker Weights & Biases."""
+
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None  # None: the study's name
     entity: str | None  # user or team; None: the account's default
@@ -99,6 +101,8 @@ class WeightsAndBiases:
 
 @dataclass
 class Tracked:
+    """The session of one run in W&B."""
+
     run: wandb.Run
     about: About
     checkpoint: bool
