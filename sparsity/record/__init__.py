@@ -1,4 +1,4 @@
 """The folder of a run: its files, its environment, the result of a finished run, and the display of that in a terminal.
 
-The report reads only this room of the package, so importing its modules loads no model.
+The report and the cache use this room too, so importing it loads neither transformers nor a model.
 """

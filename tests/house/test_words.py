@@ -19,8 +19,15 @@ from test_house import ROOMS
 ROOT = Path(__file__).parents[2]
 Rule = Callable[[str, str], Iterator[str]]  # (path from the root, source) -> violations
 
-# Files whose words are still to be revised, and folders of such files. The list only gets shorter.
-TO_REVISE = ("sparsity/stages/", "sparsity/runs/", "sparsity/options/", "sparsity/tracking/", "sparsity/recover/")
+# The beginnings of the paths of files whose words are still to be revised. The list only gets shorter.
+TO_REVISE = (
+    "sparsity/stages/",
+    "sparsity/runs/",
+    "sparsity/options/",
+    "sparsity/recover/",
+    "sparsity/tracking/told",
+    "sparsity/tracking/protocol",
+)
 
 # Openings without a subject: the reader must guess what the sentence is about.
 OPENINGS = (
@@ -146,7 +153,8 @@ def test_every_room_says_what_it_is() -> None:
 
 
 def test_what_is_still_to_revise_exists() -> None:
-    assert [path for path in TO_REVISE if not (ROOT / path).exists()] == []
+    everything = [file.relative_to(ROOT).as_posix() for file in (ROOT / "sparsity").rglob("*.py")]
+    assert [start for start in TO_REVISE if not any(path.startswith(start) for path in everything)] == []
 
 
 # --- the rules can fail -----------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ shared = cache(decoder)  # for those who only look
 
 
 def activations(d: Decoder, name: str, side: str) -> Tensor:
-    """What the model sends through a module's side, (B, T, J), float64."""
+    """The activations (B, T, J) at one side of a module in the model's own forward pass, float64."""
     seen: list[Tensor] = []
     module = d.model.get_submodule(name)
     handle = module.register_forward_hook(lambda _, args, output: seen.append(args[0] if side == "input" else output))
