@@ -15,7 +15,8 @@ NUMBER = itertools.count()  # of modules that no other test has looked for
 TOOLS = {
     "__init__.py": "",
     "steel.py": "def melt(): ...",
-    "tools/__init__.py": "from .hammer import Hammer\nfrom .saw import Saw as Blade\nfrom . import bench\nSHARP = 1\nfrom .saw import Saw as Keen\nKeen = SHARP",
+    "tools/__init__.py": "from .hammer import Hammer\nfrom .saw import Saw as Blade\nfrom . import bench\n"
+    "from .saw import Saw as Keen\nSHARP = Keen = 1",
     "tools/hammer.py": "from ..steel import melt\nclass Hammer: ...",
     "tools/saw.py": "class Saw: ...",
     "tools/bench.py": "def height(): ...",
