@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .core import Model
+from .evaluator import Model
 
 POSITIONS = 64  # per window, computed at once: 2 x 12 MiB of float32 logits at a vocabulary of 50,000
 

@@ -161,7 +161,8 @@ class BlockStream:
         yield from self._processes.each(self._dense)
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        assert self.ids_BT is not None
+        if self.ids_BT is None:  # no text was needed, so there are no states
+            return
         batches = len(self.ids_BT.split(self._batch_size))
         mine = range(batches)[self._processes.part(batches)]
         every = range(batches * (2 if self._apart else 1))

@@ -11,8 +11,8 @@ import hydra
 import torch
 from torch import Tensor
 
-from sparsity.core import Evaluator
 from sparsity.datasets import sample, tokenise
+from sparsity.evaluator import Evaluator
 from sparsity.models import Loaded
 from sparsity.options.components import build, components
 from sparsity.options.mistakes import MISTAKES

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..linalg import nonzeros
 from ..measures import Better, Measure, both
 from ..models.packed import packed_bytes

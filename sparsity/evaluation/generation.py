@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..notes import NO_NOTES, Notes
 from ..ranges import Filled, Range, Text, checked

@@ -22,7 +22,8 @@ from typing import Any, TextIO, cast
 import numpy as np
 import torch
 
-from ..core import Model, UserError
+from ..core import UserError
+from ..evaluator import Model
 from ..variables import variables
 
 SEEDS = (0, 1234, 1234, 1234)  # the seeds of the command lm_eval: python's random, numpy, torch, few-shot examples

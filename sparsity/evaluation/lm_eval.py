@@ -21,7 +21,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..measures import Better, Measure, both
 from ..notes import NO_NOTES, Notes
 from ..ranges import Count, Filled, Range, Tokens, checked

@@ -16,7 +16,7 @@ from ..stream import BlockStream
 
 
 class Walked:
-    """A `core.Model` for evaluators whose `streams` is true."""
+    """A `evaluator.Model` for evaluators whose `streams` is true."""
 
     def __init__(self, decoder: Decoder):
         self._decoder = decoder

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
 from ..datasets.tokens import windows
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..ranges import Count, Tokens, checked
 
