@@ -14,7 +14,7 @@ import wandb
 from commands import MEASURED, SMALL, UNMEASURED, Run, command, process, workplace
 from trackers import SPY, TOLD, Study, own, sessions, wandb_history, wandb_run
 
-from sparsity.runs import pipeline
+from sparsity.evaluation import Perplexity
 
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
 
@@ -243,7 +243,7 @@ def test_a_run_that_fails_is_failed_at_w_and_b(fresh, monkeypatch):
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(pipeline, "compare", broken)
+    monkeypatch.setattr(Perplexity, "compare", broken)
     with pytest.raises(RuntimeError):
         command(*SMALL, *MEASURED, "tracker=wandb", "hydra.run.dir=run")
     (session,) = sessions(fresh / "run")
