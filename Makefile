@@ -8,8 +8,6 @@ PIP_ARGS ?=
 WORKERS  ?= 2
 ARGS     ?= experiment=first_run
 RUNS     ?= outputs
-TRACKIO_DIR ?= outputs/trackio
-TRACKIO_PLOT_ORDER ?= perplexity/*,evaluation/*,sparsity/*,layers/*,layer/*
 
 bin    := .venv/bin
 # One thread in each worker: two workers of two threads each are slower than this on two cores.
@@ -20,7 +18,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-peers bench-memory profile dashboard test-cuda test-faults test-launchers lock clean
+.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-peers bench-memory bench-start profile dashboard test-cuda test-faults test-launchers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -65,11 +63,14 @@ bench-peers: .venv/.stamp build/peers/.stamp  ## the same work by llm-compressor
 bench-memory: .venv/.stamp  ## peak memory by depth, block by block and whole; MEMORY="--llama-7b" or "--llama-70b" for others
 	@$(bin)/python -m experiments.bench.memory $(MEMORY)
 
+bench-start: .venv/.stamp  ## CPU seconds until --help, a TAB, a finished run and a plan show something, beside `import torch`
+	@$(bin)/python -m experiments.bench.starting $(BENCH)
+
 profile: .venv/.stamp  ## where a run's time goes, and how near the walk is to its forward passes; needs an idle machine
 	@$(bin)/python -m experiments.bench.profiling $(BENCH)
 
-dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it
-	@TRACKIO_DIR=$(TRACKIO_DIR) TRACKIO_PLOT_ORDER='$(TRACKIO_PLOT_ORDER)' $(bin)/trackio show --host 127.0.0.1
+dashboard: .venv/.stamp  ## all tracked runs in the browser, on 127.0.0.1; Ctrl-C ends it; TRACKIO_DIR=DIR names their folder
+	@$(bin)/python -m sparsity dashboard
 
 test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 	$(pytest) -m cuda
@@ -108,7 +109,7 @@ clean:  ## remove caches and build leftovers; .venv and outputs/ stay
 	@rm -rf build dist multirun .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find sparsity tests experiments -name __pycache__ -prune -exec rm -rf {} +
 
-.venv/.stamp: pyproject.toml constraints.txt
+.venv/.stamp: pyproject.toml setup.py constraints.txt
 	@$(new_enough)
 	@echo "setting up .venv (several minutes the first time: torch is large)"
 	@$(PYTHON) -m venv .venv

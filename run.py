@@ -1,21 +1,12 @@
-"""python run.py method=wanda sparsity=0.5        python run.py --help        python run.py plan=true"""
+"""python run.py method=wanda sparsity=0.5        python run.py --help        python run.py plan=true
 
-from pathlib import Path
+The program is sparsity/runs/command.py: Hydra composes conf/, and sparsity/runs/ does the rest. `pip install .` gives the same
+program the name `sparsity-lab`.
+"""
 
-import hydra
-from omegaconf import DictConfig
+import sys
 
-CONF = Path(__file__).parent / "conf"
-
-
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(config: DictConfig) -> float | None:
-    from sparsity.runs.launch import job  # heavy: --help and tab completion do not wait for torch
-
-    return job(config)
-
+from sparsity.runs.command import main
 
 if __name__ == "__main__":
-    from sparsity.runs.errors import explained
-
-    explained(main, CONF)
+    sys.exit(main())

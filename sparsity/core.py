@@ -21,10 +21,10 @@ from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast,
 import torch
 from torch import Tensor
 
-from .errors import UserError as UserError
 from .measures import Measure
 from .notes import NO_NOTES, Notes
 from .processes import ALONE, Processes
+from .user_error import UserError as UserError
 
 S = TypeVar("S")
 D = TypeVar("D")

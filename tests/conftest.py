@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import surroundings  # noqa: F401  # first: what is imported below reads the environment
+
+# isort: split
 import socket
 from collections.abc import Iterator
 from pathlib import Path

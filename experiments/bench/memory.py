@@ -30,7 +30,7 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from sparsity.engine import plan
 from sparsity.models import Decoder
-from sparsity.models.files import INDEX
+from sparsity.models.layout import INDEX
 from sparsity.models.skeleton import skeleton
 from sparsity.models.tiny import tokenizer
 from sparsity.options.components import build, components

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,14 @@ from sparsity.core import Evaluator
 from sparsity.datasets import sample, tokenise
 from sparsity.models import Loaded
 from sparsity.options.components import build, components
+from sparsity.options.mistakes import MISTAKES
 from sparsity.options.settings import read
 
 CONF = Path(__file__).parents[2] / "conf"
+INSTEAD = (
+    "experiment=protocol reads wiki.valid.raw and wiki.test.raw of WikiText-2 from the folder that WIKITEXT2_RAW names; the word "
+    "dataset=pydocs reads the Python manual in their place"
+)
 
 
 class Protocol(NamedTuple):
@@ -28,10 +34,15 @@ class Protocol(NamedTuple):
 
 
 def protocol(words: Sequence[str]) -> Protocol:
-    """`words` of a command line on top of it, such as model=tiny dataset=pydocs."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", ["experiment=protocol", *words])
-    settings, parts = read(config), build(components(config))
+    """`words` of a command line on top of it, such as model=tiny dataset=pydocs. A mistake ends the process with one message."""
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            config = hydra.compose("config", ["experiment=protocol", *words])
+        settings, parts = read(config), build(components(config))
+        parts.model.check()
+        parts.dataset.check()
+    except MISTAKES as error:
+        sys.exit(f"error: {error}\n{INSTEAD}")
     calibration = settings.calibration
     loaded = parts.model.load(settings.torch_dtype)
     generator = torch.Generator().manual_seed(calibration.seed)

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..core import UserError
 from ..record.console import console, say
 from ..record.folders import cache_dir, damage
+from ..user_error import UserError
 from .entry import SUFFIX, Entry
 from .keep import DENSE, STATISTICS, Cache, Item, remove
 
@@ -129,9 +129,9 @@ def clear(cache: Cache, kinds: Sequence[str]) -> int:
     return 0
 
 
-def main(words: Sequence[str]) -> int:
-    """The command. 0; 1 if something is damaged, or after a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m sparsity.cache", description=__doc__)
+def main(words: Sequence[str], name: str = "python -m sparsity.cache") -> int:
+    """The command, called `name` in its help. 0; 1 if something is damaged, or after a mistake."""
+    parser = argparse.ArgumentParser(prog=name, description="What is kept between runs, in the user's cache folder.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, told in (
         ("list", "what is kept, the latest used first"),

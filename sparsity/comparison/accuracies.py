@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, stats
 
-from ..errors import UserError
+from ..user_error import UserError
 from .interval import Interval, Values, check_confidence, pairs
 
 

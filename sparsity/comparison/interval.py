@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ..errors import UserError
+from ..user_error import UserError
 
 Values = npt.NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from ..errors import UserError
+from ..user_error import UserError
 from .interval import Interval
 
 

@@ -15,7 +15,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
+from ..user_error import UserError
 from .interval import Interval, Values, student, values
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ..errors import UserError
+from ..user_error import UserError
 from .interval import Interval, Values, certain, check_confidence, pairs, student
 
 EVEN = 1e-24  # of the values' variance: an error^2 below it is rounding

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from ..core import Layer, Role, Side, Site, UserError
 from .neurons import Shape, find_neurons
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 def find_block(index: int, name: str, module: nn.Module, width: int, home: Home | None) -> Block:
     """A block with its layers. `width`: of the hidden states."""
+    from transformers.pytorch_utils import Conv1D  # it takes seconds, unless a model is there
+
     linears: dict[str, Linear] = {}
     shapes: dict[str, Shape] = {}
     for path, child in module.named_modules():

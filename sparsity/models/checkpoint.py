@@ -30,7 +30,8 @@ from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
-from sparsity.models.files import INDEX, SINGLE, Files
+from sparsity.models.files import Files
+from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, named
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.packed import load_packed
 from sparsity.models.skeleton import skeleton
@@ -38,10 +39,6 @@ from sparsity.models.skeleton import skeleton
 log = logging.getLogger(__name__)
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-CONVERT = (
-    "pickled weights are never opened, so load it once where you trust it, `save_pretrained` it into a new folder, "
-    "and use model=local with that folder"
-)
 
 
 def configuration(place: str | Path, **options: Any) -> PreTrainedConfig:
@@ -210,13 +207,3 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def named(names: Iterable[str], most: int = 4) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
-
-
-def first_line(err: BaseException) -> str:
-    return (str(err).strip() or type(err).__name__).splitlines()[0]

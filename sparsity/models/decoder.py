@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..core import Layer, Site, UserError
 from ..linalg import all_finite
 from .blocks import Block, Linear, find_block, find_blocks
-from .files import Files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .files import Files
 
 
 @dataclass(frozen=True)

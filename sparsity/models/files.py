@@ -34,9 +34,8 @@ from transformers.core_model_loading import (
 )
 
 from .blocks import find_blocks
+from .layout import INDEX, SINGLE
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 Place = tuple[Path, str]  # a file, and a tensor's name in it
 
 

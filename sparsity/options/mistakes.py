@@ -8,7 +8,7 @@ from collections.abc import Collection
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from ..core import UserError
+from ..user_error import UserError
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 

@@ -18,6 +18,8 @@ import psutil
 if TYPE_CHECKING:  # imported where a device is asked: a report reads this room, and loads no torch
     import torch
 
+from .started import started
+
 PACKAGES = (
     "sparsity-lab",
     "torch",
@@ -35,10 +37,9 @@ PACKAGES = (
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
     import torch
 
-    started = [Path(sys.executable).name] if processes == 1 else ["torchrun", f"--nproc-per-node={processes}"]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*started, *sys.argv]),
+        "command": shlex.join([*started(processes), *sys.argv[1:]]),
         "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -73,6 +74,8 @@ def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
 def commit() -> str | None:
     """The commit of this checkout, with "+changes" if files differ from it; None outside a checkout."""
     root = Path(__file__).parents[2]
+    if not (root / "run.py").is_file():  # installed, perhaps inside a repository that is somebody else's
+        return None
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]

@@ -19,7 +19,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock, Timeout
 
-from ..errors import UserError
+from ..user_error import UserError
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import UserError
+from ..user_error import UserError
 from .known import stated
 
 SCHEMA = 2  # 2: measures; 1: the dictionary alone

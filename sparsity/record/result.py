@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ..errors import UserError
 from ..measures import Measure
+from ..user_error import UserError
 from .known import stated, unstated
 from .numbers import is_number, numbers
 from .older import SCHEMA, upgraded

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..errors import UserError
+from ..user_error import UserError
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import UserError
 from ..record.console import console, say
 from ..record.store import RunStore
+from ..user_error import UserError
 from . import seeds
 from .export import markdown, table_csv
 from .gather import Group, gather
@@ -62,11 +62,9 @@ def show(groups: Sequence[Group]) -> None:
         console.print(view)
 
 
-def main(words: Sequence[str]) -> int:
-    """The command. 0; 1 after a mistake, which is then said in one message."""
-    parser = argparse.ArgumentParser(
-        prog="python -m sparsity.report", description="Compare finished runs: one page, a Markdown table, a CSV."
-    )
+def main(words: Sequence[str], name: str = "python -m sparsity.report") -> int:
+    """The command, called `name` in its help. 0; 1 after a mistake, which is then said in one message."""
+    parser = argparse.ArgumentParser(prog=name, description="Compare finished runs: one page, a Markdown table, a CSV.")
     parser.add_argument("folders", nargs="+", type=Path, help="every run in and below them is read")
     parser.add_argument("--into", type=Path, help="where the files go (default: the first folder)")
     options = parser.parse_args(words)

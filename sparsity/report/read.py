@@ -18,10 +18,10 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
 from ..record.older import upgraded_options
 from ..record.result import Result
 from ..record.store import ENVIRONMENT, RESULT
+from ..user_error import UserError
 
 Row = dict[str, str]
 TABLES = ("layers", "windows", "divergence", "documents", "generations")

@@ -19,8 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ..core import UserError
 from ..options.mistakes import MISTAKES, alternatives
+from ..user_error import UserError
 from . import sweeps, together
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk

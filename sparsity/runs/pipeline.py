@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,6 @@ from ..tracking import Watch
 from . import together
 from .preview import preview
 
-BEFORE = resident()  # what the program holds without a model
-
 
 def run(
     config: DictConfig, place: Place, held: Held | None = None, processes: Processes = ALONE
@@ -51,11 +50,13 @@ def run(
     """
     job = prepare(config, place, processes)
     if job.settings.plan:
+        without_model()  # is measured here
         if processes.rank == 0:
             _preview(job, held)
         return {}, place.folder
     earlier = find_finished(place.finished, job.key) if processes.rank == 0 and not job.settings.rerun else None
     if not processes.agreed(earlier is not None):
+        without_model()  # is measured here
         with _recorded(job, held) as work:
             result: Result | None = _run(work)
             folder = work.job.place.folder
@@ -67,6 +68,17 @@ def run(
         return {}, place.folder
     console.table(result, folder)
     return result.to_json(), folder
+
+
+@cache
+def without_model() -> int:
+    """Bytes that this program holds without a model. It has to be called before one is loaded.
+
+    transformers is part of the program and is loaded here: it takes seconds, and a run that finished earlier does not need it.
+    """
+    from transformers import PreTrainedModel  # noqa: F401
+
+    return resident()
 
 
 def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
@@ -122,7 +134,7 @@ def _run(work: Work) -> Result:
     work.sections |= {
         "seconds": work.clock.seconds,
         "peak_memory_bytes": peak_memory(),
-        "needed": {"memory_bytes": BEFORE + need.memory, "disk_bytes": sum(need.disk.values())},
+        "needed": {"memory_bytes": without_model() + need.memory, "disk_bytes": sum(need.disk.values())},
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated(job.device) if job.device.type == "cuda" else None,
     }
     result = work.result
@@ -155,7 +167,7 @@ def _outlook(job: Job, decoder: Decoder, plan: Plan, tokens: int = 0) -> Outlook
 def _will_need(job: Job, outlook: Outlook) -> tuple[Needed, list[str]]:
     """What a run will need, and how people are told."""
     need = needed(STAGES, outlook)
-    return need, [*need.told(BEFORE, rate(job.device, outlook.decoder.embedding_VE.dtype))]
+    return need, [*need.told(without_model(), rate(job.device, outlook.decoder.embedding_VE.dtype))]
 
 
 def _preview(job: Job, held: Held | None) -> None:

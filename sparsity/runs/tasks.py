@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from ..core import UserError
 from ..evaluation.local_tasks import local_tasks
 from ..record.console import say
 from ..record.store import RunStore
+from ..user_error import UserError
 
 HEADER = "# Written by `python -m sparsity.runs.tasks"
 
@@ -50,16 +51,19 @@ def write(data: Path, tasks: Path) -> None:
     say(f"use:  evaluation=[lm_eval] evaluation.lm_eval.tasks_path={tasks} evaluation.lm_eval.tasks=[{names}]")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m sparsity.runs.tasks", description=__doc__)
+def main(words: Sequence[str], name: str = "python -m sparsity.runs.tasks") -> int:
+    """The command, called `name` in its help. 0; 1 after a mistake, which is then said in one message."""
+    parser = argparse.ArgumentParser(prog=name, description="Write task files for lm-eval over data on this machine.")
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="holds a folder of .jsonl files for each task")
     parser.add_argument("tasks", type=Path, metavar="TASKS_FOLDER", help="made if it is not there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     try:
         write(arguments.data.expanduser(), arguments.tasks.expanduser())
     except (UserError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from ..cache import content_hash
 from ..core import Evaluator, Measured, Model, UserError
@@ -32,6 +31,8 @@ from .sizes import Shapes
 from .stage import Cost, Found, Outlook, Plain
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from .work import Work
 
 

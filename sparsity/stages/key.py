@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from ..allocation import Allocation
 from ..cache import content_hash
@@ -76,7 +75,7 @@ def writing_key() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    return {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"torch": torch.__version__, "transformers": version("transformers")}
 
 
 def code_version(classes: Iterable[type], rooms: Iterable[str] = ("**/*.py",)) -> str:

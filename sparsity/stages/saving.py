@@ -20,7 +20,6 @@ from ..cache import content_hash
 from ..core import Site, UserError
 from ..linalg import nonzeros
 from ..models import Decoder, Loaded
-from ..models.checkpoint import quiet
 from ..models.packed import FILE, save_packed
 from ..record.groups import PRUNING
 from ..record.result import Result
@@ -86,6 +85,8 @@ def save(
 
     Raises `UserError` where it cannot be written.
     """
+    from ..models.checkpoint import quiet  # with transformers, for which a run that finished earlier does not wait
+
     try:
         with store.writing(FOLDER) as path, quiet():
             (loaded.files.save if loaded.files else loaded.model.save_pretrained)(path)

@@ -66,16 +66,6 @@ def test_finished_parts_are_not_computed_again(stop, every):
     assert asked == [*range(stop if every == 0 else 0, 6)]
 
 
-def test_a_finished_evaluation_is_not_computed_at_all():
-    memory = Memory()
-    first = [*part_by_part(memory, range(4), squares)]
-
-    def refuse(parts):
-        raise AssertionError("all parts were noted")
-
-    assert [*part_by_part(memory, range(4), refuse)] == first
-
-
 TUNING = Tuning(epochs=3, lr=0.1, held_out=0.25, patience=3, seed=0)
 TARGETS = torch.linspace(-1, 1, 8 * 5).view(8, 5)
 

@@ -15,7 +15,6 @@ EVALUATING, COUNTING = "sparsity/stages/evaluating.py", "sparsity/stages/countin
 
 RESUMING = (
     Mutant("finished parts are computed again", NOTES, "left = parts[len(finished) :]", "left = parts", NOTED),
-    Mutant("the last parts are not noted", NOTES, "    if new:\n", "    if False:\n", NOTED),
     Mutant("a descent begins again", DESCENT, "for note in notes.read()[-1:]:", "for note in ():", NOTED),
     Mutant("weights are not put back", DESCENT, 'weight.copy_(tensors[f"{i}.weight"])', "pass", NOTED),
     Mutant("Adam forgets", DESCENT, "            if state:\n", "            if False:\n", NOTED),

@@ -23,6 +23,7 @@ from processes import PROCESSES
 from result import RESULTS
 from resuming import RESUMING
 from shortcuts import SHORTCUTS
+from starting import STARTING
 from streaming import STREAMING
 from successors import SUCCESSORS
 
@@ -40,7 +41,18 @@ COPIED = (
     "CHANGELOG.md",
 )
 
-MUTANTS = (*GENERAL, *SUCCESSORS, *BLOCKS, *PROCESSES, *SHORTCUTS, *STREAMING, *HELD_OUT, *RESUMING, *RESULTS)
+MUTANTS = (
+    *GENERAL,
+    *SUCCESSORS,
+    *BLOCKS,
+    *PROCESSES,
+    *SHORTCUTS,
+    *STREAMING,
+    *HELD_OUT,
+    *RESUMING,
+    *RESULTS,
+    *STARTING,
+)
 
 
 def copied(into: Path) -> Path:

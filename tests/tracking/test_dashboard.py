@@ -35,10 +35,9 @@ def address(sweep: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     (sweep / ".venv").mkdir(exist_ok=True)
     (sweep / ".venv" / ".stamp").touch()  # nothing to set up
-    (sweep / "pyproject.toml").touch()
-    os.utime(sweep / "pyproject.toml", (0, 0))
-    (sweep / "constraints.txt").touch()
-    os.utime(sweep / "constraints.txt", (0, 0))
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+        (sweep / name).touch()
+        os.utime(sweep / name, (0, 0))
     bin = Path(sys.executable).parent
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1", "BROWSER": "true"}
     # without the word of a `make test` around this one, which has it name its folder first

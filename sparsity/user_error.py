@@ -1,4 +1,4 @@
-"""The error that is meant for users. Light to import: whatever reads files and loads no model raises it too."""
+"""The error of whoever uses this program. It has a file of its own, without torch, because --help and the report need it too."""
 
 
 class UserError(ValueError):

@@ -1,0 +1,139 @@
+"""The program behind `sparsity-lab`, `python run.py` and `python -m sparsity`: a run, or one of the commands beside it.
+
+Light: --help, completion and the commands load what they need when they are called, since torch alone takes a second.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..record.started import COMMAND, started
+from ..user_error import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def configuration() -> Path:
+    """The folder of the yaml files: inside the package where it was installed, beside it in a checkout."""
+    inside = PACKAGE / "conf"
+    return inside if inside.is_dir() else PACKAGE.parent / "conf"
+
+
+def run() -> None:
+    """What Hydra composes from the command line: one run, or all points of a sweep."""
+    if f"{__package__}.launch" not in sys.modules:
+        gc.disable()  # until modules are loaded: what they hold is no garbage, and looking for some in it is a tenth of the start
+    import hydra
+    from omegaconf import OmegaConf
+
+    from .errors import explained
+
+    OmegaConf.register_new_resolver("started", lambda: shlex.join(started()), replace=True)  # for conf/hydra/help
+    conf = configuration()
+    explained(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job), conf)
+
+
+def job(config: DictConfig) -> float | None:
+    """One run. Launchers that start other processes import this function there, by its name."""
+    from .launch import job
+
+    if not gc.isenabled():  # see `run`
+        gc.freeze()
+        gc.enable()
+    return job(config)
+
+
+def report(words: Sequence[str]) -> int:
+    """compare finished runs on one page"""
+    from ..report.build import main
+
+    return main(words, _called("report"))
+
+
+def cache(words: Sequence[str]) -> int:
+    """what is kept between runs: list, verify, prune, clear"""
+    from ..cache.__main__ import main
+
+    return main(words, _called("cache"))
+
+
+def tasks(words: Sequence[str]) -> int:
+    """write task files for lm-eval over data on this machine"""
+    from .tasks import main
+
+    return main(words, _called("tasks"))
+
+
+def dashboard(words: Sequence[str]) -> int:
+    """show all tracked runs in the browser"""
+    from ..tracking.dashboard import main
+
+    return main(words, _called("dashboard"))
+
+
+def explain(words: Sequence[str]) -> int:
+    """explain a group, an option or a value: help method, help method=pursuit, help calibration"""
+    if find_spec("sparsity.options.help") is None:
+        return _refused(f"help is not written yet. {shlex.join(started())} --help lists every group and option")
+    told = import_module("sparsity.options.help")
+    try:
+        print(told.explain(list(words), configuration()))
+    except UserError as error:
+        return _refused(str(error))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "report": report,
+    "cache": cache,
+    "tasks": tasks,
+    "dashboard": dashboard,
+    "help": explain,
+}
+
+
+def main() -> int:
+    """The program. Returns the status that the process ends with."""
+    words = sys.argv[1:]
+    first = words[0] if words else ""
+    if first in COMMANDS:
+        return COMMANDS[first](words[1:])
+    if first == "--version":
+        print(COMMAND, _version())
+        return 0
+    if re.fullmatch(r"[A-Za-z][\w-]*", first):  # no option: those are key=value, ~key or --flag
+        close = get_close_matches(first, COMMANDS, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        return _refused(f"got {first}: expected options as key=value, or one of {', '.join(COMMANDS)}.{hint}")
+    run()
+    return 0
+
+
+def _called(name: str) -> str:
+    """How a command says its own name."""
+    return f"{shlex.join(started())} {name}"
+
+
+def _version() -> str:
+    try:
+        return version("sparsity-lab")
+    except PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
+def _refused(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 1
