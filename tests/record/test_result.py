@@ -122,6 +122,12 @@ def test_a_number_as_a_person_reads_it(value, unit, digits, words):
     assert said(value, unit, digits) == words
 
 
+def test_a_rise_that_is_no_number_is_unknown():
+    result = Result.from_json({"perplexity": {"dense": 1e-300, "pruned": 1e300}})
+    assert result.measure("rise") is None
+    assert result.measure("perplexity.pruned").value == 1e300
+
+
 def test_one_number_of_both_models():
     dense, pruned = both("quiz.acc", 0.75, 0.5, "fraction", "larger", errors={"pruned": 0.01})
     assert (dense.name, dense.folded, dense.error) == ("dense.quiz.acc", True, None)
