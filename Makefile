@@ -18,7 +18,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 echo "Python >= 3.11 is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make setup PYTHON=python3.11"; exit 1; }
 endef
 
-.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-peers bench-memory bench-start profile dashboard test-cuda test-faults test-launchers lock clean
+.PHONY: help setup run report test check lint types mutants verify bench bench-sweep bench-peers bench-memory bench-start profile dashboard test-cuda test-faults test-options test-launchers lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,7 @@ test: lint types  ## everything that must be green: lint, types, all tests
 	$(pytest) -n $(WORKERS)
 
 check: lint types  ## the same without the slow tests
-	$(pytest) -n $(WORKERS) -m "not slow and not cuda and not faults and not launchers"
+	$(pytest) -n $(WORKERS) -m "not slow and not cuda and not faults and not launchers and not options"
 
 lint: .venv/.stamp  ## ruff: rules and format
 	$(bin)/python -m ruff check .
@@ -77,6 +77,9 @@ test-cuda: .venv/.stamp  ## the tests that need a CUDA device
 
 test-faults: .venv/.stamp  ## runs killed at any moment, full disks, damaged files: nothing wrong, nothing lost
 	$(pytest) -m faults
+
+test-options: .venv/.stamp  ## every option of every yaml through values that nobody means: a message, or a sound run
+	$(pytest) -n $(WORKERS) -m options
 
 test-launchers: build/launchers/.stamp  ## one grid by every launcher, a study by Optuna; in an environment of its own
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 build/launchers/bin/python -m pytest -m launchers

@@ -78,11 +78,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method made of a layer. `facts` are numbers worth a column in the layer table, such as the damping that was used."""
+    """What a method made of a layer. `facts` are numbers worth a column in the layer table, such as the damping that was used.
+
+    The engine compares the mask with what was asked: as many weights go, to less than one a row, which whole weights of a row
+    make. A method whose own rule removes fewer or more than that says how many.
+    """
 
     weight_OI: Tensor
     keep_OI: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
+    fewer: int = 0  # weights of the layer, such as the remainders of blocks
+    more: int = 0  # such as those of inputs that were always zero
+    nan: Tensor | None = None  # whether a score was NaN: a scalar where the scores are, which the engine reads
 
 
 @dataclass(frozen=True)
@@ -383,9 +390,11 @@ class Criterion(ABC):
 
     @final
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
-        keep_OI = pattern.keep(self.score(layer, stats), self.scope)
+        score_OI = self.score(layer, stats)
+        keep_OI = pattern.keep(score_OI, self.scope)
         # a third of the time of filling; -1.0 * False is -0.0, equal to zero but not the same bits, and -0.0 + 0 is
-        return Pruned((layer.weight_OI * keep_OI).add_(0), keep_OI, self.facts(layer, stats))
+        weight_OI = (layer.weight_OI * keep_OI).add_(0)
+        return Pruned(weight_OI, keep_OI, self.facts(layer, stats), nan=score_OI.isnan().any())
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

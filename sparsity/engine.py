@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .core import Corrector, Method, Pattern, Site, Stats, Tap, UserError, distinct
+from .core import Corrected, Corrector, Method, Pattern, Pruned, Site, Stats, Tap, UserError, distinct
 from .correctors import NoCorrection
-from .linalg import relative_error
+from .linalg import all_finite, nonzeros, relative_error
 from .methods import Magnitude
 from .models.blocks import Block
 from .models.decoder import Decoder
+from .ranges import written
 from .refine import NoRefinement, Refinement
 from .statistics import Gram
 from .stream import Stream, now
@@ -188,6 +189,8 @@ def _prune_layer(
     chosen = now(device)
     corrected = plan.corrector.correct(layer, pruned, stats)
     repaired = now(device)
+    asked = plan.method.asked(site, plan.patterns[site])
+    kept = _kept(plan, site, asked, pruned, corrected)
     before, after, unseen = None, None, None
     if GRAM in plan.needs[site] and plan.layer_error is not False:
         gram_II = stats[GRAM].gram_II
@@ -200,8 +203,8 @@ def _prune_layer(
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
-        asked=plan.method.asked(site, plan.patterns[site]),
-        found=1 - pruned.keep_OI.count_nonzero().item() / pruned.keep_OI.numel(),  # a sum takes eight times as long
+        asked=asked,
+        found=1 - kept / pruned.keep_OI.numel(),
         error_before=before,
         error=after,
         held_out_error=unseen,
@@ -210,3 +213,33 @@ def _prune_layer(
         facts={**pruned.facts, **{f"corrector_{name}": fact for name, fact in corrected.facts.items()}},
         keep_OI=pruned.keep_OI,
     )
+
+
+def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corrected) -> int:
+    """How many weights survive. Raises `UserError`, naming the layer, where what was found is not what was asked."""
+    method, corrector = written(plan.method), written(plan.corrector)
+    if pruned.nan is not None and pruned.nan:
+        raise UserError(
+            f"{site.name}: {method} scores some of its weights NaN: expected numbers. Its options may be too large or too small "
+            f"for this layer, or its score divides by zero"
+        )
+    for part, weight_OI in ((method, pruned.weight_OI), (corrector, corrected.weight_OI)):
+        if not all_finite(weight_OI):
+            raise UserError(
+                f"{site.name}: {part} made weights of it that are NaN or infinite: expected numbers. Its options may be too large "
+                f"or too small for this layer, or dtype=float16 too narrow"
+            )
+    rows, weights = len(pruned.keep_OI), pruned.keep_OI.numel()
+    kept = int(pruned.keep_OI.count_nonzero())  # a sum takes eight times as long
+    removed = weights - kept
+    if not -(rows + pruned.fewer) <= removed - asked * weights <= rows + pruned.more:
+        raise UserError(
+            f"{site.name}: {removed} of its {weights} weights were removed, {removed / weights:.2%}: expected {asked:.2%}, to one "
+            f"a row, of {method}. A method whose own rule removes more or fewer says so (core.Pruned)"
+        )
+    if (found := nonzeros(corrected.weight_OI)) > kept:
+        raise UserError(
+            f"{site.name}: {found} of its weights are not zero: expected the {kept} survivors at most, of {corrector} after "
+            f"{method}. Removed weights are zero (core.Pruned, core.Corrected)"
+        )
+    return kept

@@ -91,9 +91,10 @@ def layer_loss(gram_II: Tensor, change_OI: Tensor) -> Tensor:
 
 
 def relative_error(gram_II: Tensor, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
-    """sqrt(L(W) / L(0)); NaN where the layer's output is zero on all calibration text. Never negative under rounding."""
+    """sqrt(L(W) / L(0)); 0 where nothing is lost, a layer whose output is zero on all text too. Never negative under rounding."""
     change_OI = weight_OI.to(gram_II.dtype) - dense_OI.to(gram_II.dtype)
-    return (layer_loss(gram_II, change_OI).clamp(min=0) / layer_loss(gram_II, dense_OI)).sqrt()
+    loss = layer_loss(gram_II, change_OI).clamp(min=0)
+    return torch.where(loss == 0, loss, loss / layer_loss(gram_II, dense_OI)).sqrt()
 
 
 class Factor(NamedTuple):
@@ -103,10 +104,25 @@ class Factor(NamedTuple):
     damp: float
 
 
-def damped(gram_II: Tensor, damp: float) -> Tensor:
-    """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations."""
+def dead(gram_II: Tensor) -> Tensor:
+    """Which inputs were zero on all text (I,)."""
+    return gram_II.diagonal() == 0
+
+
+def living(gram_II: Tensor) -> Tensor:
+    """A copy of G in which an input that was always zero stands alone, with a one on the diagonal."""
+    living_II = gram_II.clone()
+    living_II.diagonal().masked_fill_(dead(gram_II), 1)
+    return living_II
+
+
+def damped(gram_II: Tensor, damp: float, mean: Tensor | None = None) -> Tensor:
+    """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations.
+
+    `mean`: of a larger matrix's diagonal, where this is a part of it.
+    """
     damped_II = gram_II.clone()
-    damped_II.diagonal().add_(damp * gram_II.diagonal().mean())
+    damped_II.diagonal().add_(damp * (gram_II.diagonal().mean() if mean is None else mean))
     return damped_II
 
 
@@ -163,20 +179,22 @@ def _solve_in_place(upper_II: Tensor, right_IN: Tensor) -> None:
     _solve_in_place(upper_II[:half, :half], right_IN[:half])
 
 
+MOST = 1e6  # of damping: beside it a Gram matrix is nothing
+
+
 def retry(attempt: Callable[[float], tuple[Tensor, Tensor]], damp: float) -> Factor:
     """`attempt(damp)` gives a factor and LAPACK's `info`. A failure is retried with ten times the damping, which is returned.
 
-    Raises `ValueError` where no damping helps, which only a matrix that is no Gram (not finite, not symmetric) can bring about.
+    Raises `ValueError` where no damping helps, which only a matrix that is no Gram (not finite, not symmetric) can bring about, or
+    a damping that is NaN or above `MOST`.
     """
     used = damp
-    while True:
+    while used <= MOST:  # NaN is not
         factor_II, info = attempt(used)
         if info.item() == 0:
             return Factor(factor_II, used)
         used = max(10 * used, torch.finfo(factor_II.dtype).eps)
-        if used > 1e6:
-            break
-    raise ValueError(f"no Cholesky factor of a {tuple(factor_II.shape)} Gram matrix at any damping from {damp} to 1e6")
+    raise ValueError(f"no Cholesky factor of a Gram matrix at any damping from {damp} to {MOST:g}")
 
 
 def escalate(gram_II: Tensor, damp: float) -> Factor:

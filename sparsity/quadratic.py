@@ -21,6 +21,7 @@ takes a step off the bounds (proportioning). It ends at the point that satisfies
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,11 @@ class Solved(NamedTuple):
 def rows_of_panel(inputs: int) -> int:
     """How many rows go through together."""
     return max(PANEL // inputs, 1)
+
+
+def panels(*whole_OI: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of the rows that go through together."""
+    return zip(*(part_OI.split(rows_of_panel(part_OI.shape[1])) for part_OI in whole_OI), strict=True)
 
 
 def strong_directions(inputs: int) -> int:
@@ -130,9 +136,7 @@ def conjugate_gradients(
     """
     solved = Solved(torch.zeros_like(pull_OI), pull_OI.clone())
     low_IK, pairs_IJ = (matrix_II[:, :0] if part is None else part for part in (low_IK, pairs_IJ))
-    for x_PI, residual_PI, free_PI in zip(
-        *(part.split(rows_of_panel(len(matrix_II))) for part in (*solved, free_OI)), strict=True
-    ):
+    for x_PI, residual_PI, free_PI in panels(*solved, free_OI):
         _descend(matrix_II, x_PI, residual_PI, free_PI.to(pull_OI.dtype), steps, low_IK, pairs_IJ)
     return solved
 
@@ -205,9 +209,7 @@ def leverages(free_PI: Tensor, low_IK: Tensor, pairs_IJ: Tensor) -> Tensor:
 def boxed(matrix_II: Tensor, pull_OI: Tensor, limit_OI: Tensor, steps: int) -> Solved:
     """Minimise x A x' - 2 x r' from x = 0 over |x| <= limit (O, I), which is 0 where x may not change. Always inside the box."""
     solved = Solved(torch.zeros_like(pull_OI), pull_OI * (limit_OI > 0))
-    for x_PI, residual_PI, limit_PI in zip(
-        *(part.split(rows_of_panel(len(matrix_II))) for part in (*solved, limit_OI)), strict=True
-    ):
+    for x_PI, residual_PI, limit_PI in panels(*solved, limit_OI):
         _descend_in_box(matrix_II, x_PI, residual_PI, limit_PI, steps)
     return solved
 

@@ -12,13 +12,18 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .core import UserError
 from .notes import NO_NOTES, Note, Notes
+from .ranges import Range, Seed, checked
+
+Epochs = Annotated[int, Range(least=1, cap=10**5, such=8)]
+Rate = Annotated[float, Range(above=0, most=1, such=0.001)]
+Part = Annotated[float, Range(least=0, below=1, such=0.125)]
 
 WARM = 0.1  # of the steps, in which the rate rises from zero
 EVERY = 300.0  # seconds between two notes within an epoch: a note may be as large as the model
@@ -32,22 +37,13 @@ class Tuned(NamedTuple):
 
 
 @dataclass(frozen=True)
+@checked
 class Tuning:
-    epochs: int  # at most, >= 1
-    lr: float  # of Adam at its highest, > 0: about how far a weight moves in a step
-    held_out: float  # share of the batches that is not tuned on, in [0, 1); one batch at least, if it is not 0
-    patience: int  # epochs without a smaller cost there after which it stops, >= 1
-    seed: int  # of the order of the batches
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise UserError(f"epochs={self.epochs} is out of range: expected a whole number >= 1, such as 8")
-        if not self.lr > 0:
-            raise UserError(f"lr={self.lr} is out of range: expected a number above 0, such as 0.001")
-        if not 0 <= self.held_out < 1:
-            raise UserError(f"held_out={self.held_out} is out of range: expected a share in [0, 1), such as 0.125")
-        if self.patience < 1:
-            raise UserError(f"patience={self.patience} is out of range: expected a whole number >= 1, such as 2")
+    epochs: Epochs  # at most
+    lr: Rate  # of Adam at its highest: about how far a weight moves in a step
+    held_out: Part  # share of the batches that is not tuned on; one batch at least, if it is not 0
+    patience: Epochs  # without a smaller cost there, after which it stops
+    seed: Seed  # of the order of the batches
 
     def check(self, sequences: int, batch_size: int) -> None:
         """Raise `UserError` if so much calibration text, in such batches, is not enough."""

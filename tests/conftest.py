@@ -15,7 +15,7 @@ from commands import MEASURED, Run, run, workplace
 from huggingface_hub import constants
 from task_data import DATA, lay_out
 
-pytest_plugins = ("browser",)
+pytest_plugins = ("browser", "option_values")
 pytest.register_assert_rewrite("contract")  # its checks show what they compared, as a test does
 
 

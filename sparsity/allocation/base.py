@@ -6,16 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from torch import Tensor
 
 from ..core import Pattern, Site, Tap, UserError
 from ..models import Decoder
+from ..ranges import Range
 from ..stream import Stream
 
 Shapes = Mapping[Site, tuple[int, int]]  # outputs and inputs of every layer among which a total is shared out
 Unit = Literal["block", "role", "layer", "leaf"]
+Distance = Annotated[float, Range(least=0, below=1, such=0.08)]  # of a share from the sparsity
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,3 @@ def check_differs(allocation: Allocation, pattern: Pattern) -> None:
             f"allocation {allocation} gives every layer a sparsity of its own, but {pattern} removes {pattern.sparsity:.2%} of "
             f"each: expected a pattern without groups. Use pattern=unstructured, or allocation=uniform"
         )
-
-
-def check_bounds(lam: float, unit: str) -> None:
-    if not 0 <= lam < 1:
-        raise UserError(f"lam={lam} is out of range: expected a fraction in [0, 1), such as 0.08")
-    if unit not in ("block", "role", "layer", "leaf"):
-        raise UserError(f"unit={unit} is unknown: expected block, role, layer or leaf")

@@ -12,37 +12,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..core import Pattern, Site, Stats, Tap, UserError
+from ..core import Pattern, Site, Stats, Tap
 from ..linalg import exact
 from ..methods.wanda import INPUT, Wanda
 from ..models import Decoder
 from ..models.blocks import Block
+from ..ranges import Range, checked
 from ..statistics import SquaredNormState
 from ..stream import Stream, collect
 from .balance import balanced
-from .base import Allotted, Shapes, Unit, check_bounds, check_differs
+from .base import Allotted, Distance, Shapes, check_differs
 from .groups import allotted, grouped, weights
 
 
 @dataclass(frozen=True)
+@checked
 class Owl:
     streams: ClassVar[bool] = True
 
-    unit: Unit
-    outlier: float  # times the mean, > 0
-    lam: float  # in [0, 1)
-
-    def __post_init__(self) -> None:
-        check_bounds(self.lam, self.unit)
-        if self.unit == "leaf":
-            raise UserError("unit=leaf is refused: OWL compares the scores of one block. Use block, role or layer")
-        if not self.outlier > 0:
-            raise UserError(f"outlier={self.outlier} is out of range: expected a factor > 0, such as 5")
+    unit: Literal["block", "role", "layer"]  # it compares the scores of one block
+    outlier: Annotated[float, Range(above=0, cap=10**9, such=5)]  # times the mean
+    lam: Distance
 
     @property
     def measurement(self) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ from ..linalg import double
 from ..methods.wanda import INPUT, Wanda
 from ..models import Decoder
 from ..patterns import Unstructured
+from ..ranges import Count, Range, checked
 from ..statistics import SquaredNormState
 from ..stream import Stream, collect
 from .balance import least_cost
-from .base import Allotted, Shapes, Unit, check_bounds, check_differs
+from .base import Allotted, Distance, Shapes, Unit, check_differs
 from .groups import allotted, grouped, weights
 from .probe import divergences
 
@@ -40,20 +41,14 @@ ROWS = 1024  # sorted at once, with their indices: 12 bytes a weight
 
 
 @dataclass(frozen=True)
+@checked
 class Sensitivity:
     streams: ClassVar[bool] = False  # a probe runs all blocks behind it
 
     unit: Unit
-    level: float  # in (0, 1)
-    sequences: int  # >= 1
-    lam: float  # in [0, 1)
-
-    def __post_init__(self) -> None:
-        check_bounds(self.lam, self.unit)
-        if not 0 < self.level < 1:
-            raise UserError(f"level={self.level} is out of range: expected a fraction in (0, 1), such as 0.6")
-        if self.sequences < 1:
-            raise UserError(f"sequences={self.sequences} is out of range: expected a whole number >= 1, such as 2")
+    level: Annotated[float, Range(above=0, below=1, such=0.6)]
+    sequences: Count
+    lam: Distance
 
     @property
     def measurement(self) -> str:

@@ -7,13 +7,16 @@ Everything is transposed, so that the O values of one channel are one contiguous
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned
 from ..linalg import line_search, never_worse, wide
+from ..ranges import Range
+
+Change = Annotated[float, Range(least=0, cap=10**9, such=0.05)]  # the most, as a fraction of a dense weight
 
 
 class Channels(NamedTuple):
@@ -28,6 +31,12 @@ class Channels(NamedTuple):
 def columns(matrix_OI: Tensor, channel_S: Tensor) -> Tensor:
     """The selected columns as contiguous rows (S, O)."""
     return matrix_OI.index_select(1, channel_S).T.contiguous()
+
+
+def seen(layer: Layer, pruned: Pruned, channel_S: Tensor, gram_SI: Tensor, slope_SO: Tensor) -> Channels:
+    """The layer as the selected channels see it, in the dtype and on the device of their rows of the Gram matrix."""
+    gram_SS, dense_SO = gram_SI.index_select(1, channel_S), columns(layer.weight_OI, channel_S).to(gram_SI)
+    return Channels(gram_SS, slope_SO, dense_SO, columns(pruned.keep_OI, channel_S).to(gram_SI.device))
 
 
 def share(part_SO: Tensor, whole_SO: Tensor) -> float:

@@ -16,46 +16,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
+from ..core import Corrected, Layer, Pruned, Stats
 from ..linalg import wide
-from .channels import Channels, columns, take
-from .selection import GRAM, Salience, Select, Selection
+from ..ranges import Range, Share, Steps, checked
+from .channels import Channels, columns, seen, take
+from .selection import GRAM, Salience, Select, Selective
 
 PANEL = 128  # channels between two products, and between two looks at the gains
 
+Part = Annotated[float, Range(least=0, most=1, such=0.01)]
 Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
 
 
 @dataclass(frozen=True)
-class Greedy:
+@checked
+class Greedy(Selective):
     select: Select
-    fraction: float  # of the channels with a survivor, in (0, 1]
+    fraction: Share  # of the channels with a survivor
     salience: Salience
-    step: float | Literal["optimal"]  # a fraction of |W0|, >= 0, or the exact minimum
+    step: Part | Literal["optimal"]  # a fraction of |W0|, or the exact minimum
     early_stop: bool
-    tolerance: float  # >= 0; the share of the current loss that a channel must gain, with `early_stop`
-    passes: int  # >= 1
-
-    def __post_init__(self) -> None:
-        _ = self.selection  # refuses what is out of its range
-        if self.step != "optimal" and not (isinstance(self.step, float | int) and self.step >= 0):
-            raise UserError(f"step={self.step} is out of range: expected a fraction >= 0, such as 0.01, or optimal")
-        if not self.tolerance >= 0:
-            raise UserError(f"tolerance={self.tolerance} is out of range: expected a fraction >= 0, such as 1e-6")
-        if self.passes < 1:
-            raise UserError(f"passes={self.passes} is out of range: expected a whole number >= 1")
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.select, self.fraction, self.salience)
-
-    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
-        return self.selection.needs()
+    tolerance: Part  # the share of the current loss that a channel must gain, with `early_stop`
+    passes: Steps
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)
@@ -70,12 +57,7 @@ class Greedy:
         else:
             loss_O = None
             slope_SO = gram_SI @ change_OI.T
-        at = Channels(
-            gram_SS=gram_SI.index_select(1, channel_S),
-            slope_SO=slope_SO,
-            dense_SO=columns(layer.weight_OI, channel_S).to(dtype),
-            keep_SO=columns(pruned.keep_OI, channel_S),
-        )
+        at = seen(layer, pruned, channel_S, gram_SI, slope_SO)
         move = optimal(at) if self.step == "optimal" else either_way(at, self.step)
         step_SO = descend(at, move, self.passes, loss_O, self.tolerance)
         corrected = take(layer, pruned, gram_II, channel_S, at, step_SO)

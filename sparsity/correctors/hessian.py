@@ -12,50 +12,32 @@ O(O I |S| + |S|^3 + O |S|^2) a layer, in float64. An input that was always zero 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
-from ..linalg import Factor, double, retry
-from .channels import Channels, columns, share, take
-from .selection import GRAM, Salience, Select, Selection
+from ..core import Corrected, Layer, Pruned, Stats
+from ..linalg import Factor, damped, double, living, retry
+from ..ranges import Ridge, Share, checked
+from .channels import Change, seen, share, take
+from .selection import GRAM, Salience, Select, Selective
 
 
 @dataclass(frozen=True)
-class Hessian:
+@checked
+class Hessian(Selective):
     select: Select
-    fraction: float  # of the channels with a survivor, in (0, 1]
+    fraction: Share  # of the channels with a survivor
     salience: Salience
-    max_change: float | None  # of |W0|, >= 0, from the given weight and up to the rounding of its dtype; None: no bound
-    damp: float  # fraction of mean(diag G), >= 0; a failed Cholesky takes ten times more and reports it
-
-    def __post_init__(self) -> None:
-        _ = self.selection  # refuses what is out of its range
-        if self.max_change is not None and not self.max_change >= 0:
-            raise UserError(f"max_change={self.max_change} is out of range: expected a fraction >= 0, or null for none")
-        if not self.damp >= 0:
-            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 1e-5")
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.select, self.fraction, self.salience)
-
-    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
-        return self.selection.needs()
+    max_change: Change | None  # of |W0|, from the given weight and up to the rounding of its dtype; None: no bound
+    damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)
         gram_II, channel_S = stats[GRAM].gram_II, chosen.channel_S
         gram_SI = double(gram_II.index_select(0, channel_S))
         change_OI = double(pruned.weight_OI) - double(layer.weight_OI)
-        at = Channels(
-            gram_SS=gram_SI.index_select(1, channel_S),
-            slope_SO=gram_SI @ change_OI.T,
-            dense_SO=double(columns(layer.weight_OI, channel_S)),
-            keep_SO=columns(pruned.keep_OI, channel_S).to(gram_SI.device),
-        )
+        at = seen(layer, pruned, channel_S, gram_SI, gram_SI @ change_OI.T)
         factor_SS, damp = factor(at.gram_SS, double(gram_II.diagonal()), self.damp)
         step_SO = -torch.cholesky_solve(at.slope_SO, factor_SS)
         clamped = 0.0
@@ -70,13 +52,5 @@ class Hessian:
 
 def factor(gram_SS: Tensor, g_I: Tensor, damp: float) -> Factor:
     """The lower Cholesky factor of G_SS + damp * mean(g) * I."""
-    gram_SS = gram_SS.clone()
-    gram_SS.diagonal().masked_fill_(gram_SS.diagonal() == 0, 1)
-
-    def attempt(used: float) -> tuple[Tensor, Tensor]:
-        damped_SS = gram_SS.clone()
-        damped_SS.diagonal().add_(used * g_I.mean())
-        lower_SS, info = torch.linalg.cholesky_ex(damped_SS)
-        return lower_SS, info
-
-    return retry(attempt, damp)
+    living_SS, mean = living(gram_SS), g_I.mean()
+    return retry(lambda used: torch.linalg.cholesky_ex(damped(living_SS, used, mean)), damp)

@@ -10,12 +10,12 @@ product. O(steps O I^2) time. Cheap where exact solutions per row would take O(O
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Site, Stats, Tap, UserError
+from ..core import Corrected, Layer, Pruned, Stats
 from ..linalg import double, line_search, never_worse, row_dot
 from ..quadratic import (
     Spiked,
@@ -27,40 +27,22 @@ from ..quadratic import (
     strong_directions,
     unit_diagonal,
 )
+from ..ranges import Ridge, Share, Steps, checked
 from ..statistics import GramState
-from .channels import share
-from .selection import GRAM, Salience, Select, Selection
+from .channels import Change, share
+from .selection import GRAM, Salience, Select, Selective
 
 
 @dataclass(frozen=True)
-class Optimal:
-    steps: int  # products of the size of the layer, >= 1
-    damp: float  # fraction of mean(diag G), >= 0
-    max_change: float | None  # of a weight, as a fraction of its dense value, >= 0; None: no box
+@checked
+class Optimal(Selective):
+    steps: Steps  # products of the size of the layer
+    damp: Ridge  # a fraction of mean(diag G)
+    max_change: Change | None  # of a weight, as a fraction of its dense value; None: no box
     precision: Literal["float32", "float64"]  # at least; as wide as the Gram and the layer in any case
     select: Select
-    fraction: float  # of the channels with a survivor, in (0, 1]; `all` does not read it
+    fraction: Share  # of the channels with a survivor; `all` does not read it
     salience: Salience
-
-    def __post_init__(self) -> None:
-        _ = self.selection  # refuses what is out of its range
-        if self.steps < 1:
-            raise UserError(f"steps={self.steps} is out of range: expected a whole number >= 1, such as 10")
-        if not self.damp >= 0:
-            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 0.01")
-        if self.max_change is not None and not self.max_change >= 0:
-            raise UserError(
-                f"max_change={self.max_change} is out of range: expected a fraction >= 0, such as 0.05, or null for no bound"
-            )
-        if self.precision not in ("float32", "float64"):
-            raise UserError(f"precision={self.precision} is unknown: expected float32 or float64")
-
-    @property
-    def selection(self) -> Selection:
-        return Selection(self.select, self.fraction, self.salience)
-
-    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
-        return self.selection.needs()
 
     def system(self, state: GramState) -> Spiked:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)

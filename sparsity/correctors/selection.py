@@ -21,7 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Stats, Tap, UserError
+from ..core import Site, Stats, Tap
+from ..ranges import Share, checked
 from ..statistics import Gram, GramState, Moments, MomentsState
 
 Select = Literal["weakest", "top", "moderate", "all"]
@@ -77,20 +78,11 @@ def choose(salience_I: Tensor, candidate_I: Tensor, select: Select, fraction: fl
 
 
 @dataclass(frozen=True)
+@checked
 class Selection:
     select: Select
-    fraction: float  # of the candidates, in (0, 1]; `all` does not read it
+    fraction: Share  # of the candidates; `all` does not read it
     salience: Salience
-
-    def __post_init__(self) -> None:
-        if self.select not in ("weakest", "top", "moderate", "all"):
-            raise UserError(f"select={self.select} is unknown: expected weakest, top, moderate or all")
-        if self.salience not in ("l2", "james_stein"):
-            raise UserError(f"salience={self.salience} is unknown: expected l2 or james_stein")
-        if not 0 < self.fraction <= 1:
-            raise UserError(
-                f"fraction={self.fraction} is out of range: expected a share of the channels in (0, 1], such as 0.05"
-            )
 
     def needs(self) -> tuple[Tap[Any], ...]:
         return (GRAM, MOMENTS) if self.salience == "james_stein" else (GRAM,)
@@ -104,6 +96,21 @@ class Selection:
         candidate_I = keep_OI.view(torch.uint8).amax(0).bool()  # any(0), of which torch makes ten times the work
         chosen = choose(salience_I, candidate_I, self.select, self.fraction)
         return Chosen(chosen.channel_S, chosen.facts | facts)
+
+
+class Selective:
+    """A corrector that may leave channels out. It lists the three options beside its own, since a yaml is one constructor call."""
+
+    select: Select
+    fraction: Share
+    salience: Salience
+
+    @property
+    def selection(self) -> Selection:
+        return Selection(self.select, self.fraction, self.salience)
+
+    def needs(self, site: Site) -> tuple[Tap[Any], ...]:
+        return self.selection.needs()
 
 
 def l2(state: GramState) -> Tensor:

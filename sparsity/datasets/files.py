@@ -10,9 +10,11 @@ from typing import Any
 
 from sparsity.core import UserError
 from sparsity.datasets.base import hashes
+from sparsity.ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class TextFiles:
     calibration: str  # file; `~` is the home folder
     evaluation: str  # another file

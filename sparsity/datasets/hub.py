@@ -20,18 +20,20 @@ from urllib.parse import quote
 from sparsity.core import UserError
 from sparsity.datasets.base import hashes
 from sparsity.datasets.files import string_of
+from sparsity.ranges import Count, checked
 
 INSTEAD = "Or use local text: dataset=text dataset.calibration=FILE dataset.evaluation=FILE, or dataset=pydocs."
 
 
 @dataclass(frozen=True)
+@checked
 class HubText:
     repo: str  # OWNER/NAME, or a local folder with the same layout
     revision: str  # commit, tag or branch of the repository; a local folder has none
     calibration: str  # file in the repository: .parquet, .json, .jsonl; may end in .gz
     evaluation: str  # another file
-    calibration_documents: int | None  # the first rows of the file; None is all of them
-    evaluation_documents: int | None
+    calibration_documents: Count | None  # the first rows of the file; None is all of them
+    evaluation_documents: Count | None
     field: str  # the column that holds the text
     separator: str  # between rows
     streaming: bool  # True reads little more than those documents, again in each run; False keeps a copy of the file
@@ -42,10 +44,6 @@ class HubText:
                 f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured "
                 "on what was calibrated on. Give two different files."
             )
-        for name in ("calibration_documents", "evaluation_documents"):
-            limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise UserError(f"dataset.{name} is {limit}. Expected at least 1, or null for all.")
         from huggingface_hub.constants import is_offline_mode
 
         # Without the network it is cheap to see whether the files are there.
@@ -82,18 +80,19 @@ class HubText:
 def _locate(source: HubText, file: str) -> str:
     """Where `file` can be read: a path, or the address of a stream. Downloads it unless it is here, or streamed."""
     folder = Path(source.repo).expanduser()
+    option = f"dataset.{'calibration' if file == source.calibration else 'evaluation'}={file}"
     if folder.is_dir():
         if not (folder / file).is_file():
             raise UserError(
-                f"The folder {folder} has no file {file}. Expected the layout of the hub's repository; "
-                "download the file there."
+                f"{option} is not there: the folder dataset.repo={source.repo} has no file {file}. Expected the layout of the "
+                "hub's repository; download the file there."
             )
         return str(folder / file)
 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.constants import is_offline_mode
 
-    what = f"{file} of {source.repo} at {source.revision}"
+    what = f"{option} of dataset.repo={source.repo} at {source.revision}"
     if source.streaming:
         if is_offline_mode():
             raise UserError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +26,20 @@ from ..linalg import nonzeros
 from ..measures import Better, Measure, both
 from ..models.packed import packed_bytes
 from ..notes import NO_NOTES, Notes
+from ..ranges import Range, Steps, checked
 
 
 @dataclass(frozen=True)
+@checked
 class Cost:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = False  # seconds of another process on another day say nothing about today's
     streams: ClassVar[bool] = False
 
-    seqlen: int  # tokens in a sequence
-    batch_size: int  # sequences in a forward pass
-    repeats: int  # forward passes
+    seqlen: Annotated[int, Range(least=1, cap=2**20, such=512)]  # tokens in a sequence
+    batch_size: Annotated[int, Range(least=1, cap=2**16, such=8)]  # sequences in a forward pass
+    repeats: Steps  # forward passes
     semi_structured: bool  # also measure 2:4 kernels
-
-    def __post_init__(self) -> None:
-        if min(self.seqlen, self.batch_size, self.repeats) < 1:
-            raise UserError(f"{self} is out of range: expected seqlen, batch_size and repeats >= 1")
 
     def files(self) -> Sequence[Path]:
         return ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,23 +14,19 @@ from torch import Tensor
 from ..core import Measured, Model, UserError
 from ..measures import Measure
 from ..notes import NO_NOTES, Notes
+from ..ranges import Filled, Range, Text, checked
 from .packing import pack, unpack
 
 
 @dataclass(frozen=True)
+@checked
 class Generation:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False
 
-    prompts: list[str]
-    max_new_tokens: int
-
-    def __post_init__(self) -> None:
-        if not self.prompts or not all(prompt.strip() for prompt in self.prompts) or self.max_new_tokens < 1:
-            raise UserError(
-                f"{self} is out of range: expected prompts with at least one, none of them empty, and max_new_tokens >= 1"
-            )
+    prompts: Annotated[list[Annotated[str, Text(r".*\S.*", "not empty")]], Filled()]
+    max_new_tokens: Annotated[int, Range(least=1, cap=10**5, such=48)]
 
     def files(self) -> Sequence[Path]:
         return ()

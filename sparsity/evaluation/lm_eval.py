@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from ..core import Measured, Model, UserError
 from ..measures import Better, Measure, both
 from ..notes import NO_NOTES, Notes
+from ..ranges import Count, Filled, Range, Tokens, checked
 from ..record.folders import stamps
 from . import harness
 from .packing import pack, unpack
@@ -31,30 +32,27 @@ from .task_files import TaskFile, read_tasks
 SHARES = ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "exact_match", "f1", "em")  # metrics that are fractions
 # By lm-eval's higher_is_better.
 BETTER: Mapping[bool | None, Better | None] = {True: "larger", False: "smaller", None: None}
+Examples = Annotated[int, Range(least=0, cap=1000, such=5)]
+Resamplings = Annotated[int, Range(least=0, cap=10**6, such=1000)]
 
 
 @dataclass(frozen=True)
+@checked
 class LMEval:
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False
 
-    tasks: list[str]  # names of tasks, groups or tags; a group or tag stands for its tasks
+    tasks: Annotated[list[str], Filled()]  # names of tasks, groups or tags; a group or tag stands for its tasks
     tasks_path: str | None  # a folder of task files; one that has the name of a stock task replaces it
-    limit: int | None  # the first so many documents of each task; None: all
-    num_fewshot: int | None  # examples in front of each question; None: the task's own number
-    batch_size: int  # requests in one forward pass
-    max_length: int | None  # tokens; what is longer loses its beginning; None: the model's
+    limit: Count | None  # the first so many documents of each task; None: all
+    num_fewshot: Examples | None  # in front of each question; None: the task's own number
+    batch_size: Count  # requests in one forward pass
+    max_length: Tokens | None  # tokens; what is longer loses its beginning; None: the model's
     apply_chat_template: bool  # each question as a message of the user's, examples as earlier turns
-    bootstrap_iters: int  # resamplings behind a standard error that has no closed form; 0: no standard errors
+    bootstrap_iters: Resamplings  # resamplings behind a standard error that has no closed form; 0: no standard errors
 
     def __post_init__(self) -> None:
-        if not self.tasks:
-            raise UserError("evaluation.lm_eval.tasks is empty: expected names of tasks, such as [arc_easy,piqa]")
-        low = {"limit": 1, "num_fewshot": 0, "batch_size": 1, "max_length": 2, "bootstrap_iters": 0}
-        for name, least in low.items():
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(f"evaluation.lm_eval.{name}={value} is out of range: expected at least {least}")
         if self._folder is not None and not self._folder.is_dir():
             got = "is a file" if self._folder.exists() else "does not exist"
             raise UserError(

@@ -16,23 +16,19 @@ from torch import Tensor
 from ..core import Measured, Model, UserError
 from ..datasets.tokens import windows
 from ..measures import Measure
+from ..ranges import Count, Tokens, checked
 
 
 @dataclass(frozen=True)
+@checked
 class Windowed:
     reads_text: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = True
 
-    seqlen: int  # tokens in a window
-    windows: int | None  # the first so many windows; None: all
-    batch_size: int  # windows in one forward pass
-
-    def __post_init__(self) -> None:
-        if self.seqlen < 2 or self.batch_size < 1 or (self.windows is not None and self.windows < 1):
-            raise UserError(
-                f"{self} is out of range: expected seqlen >= 2, batch_size >= 1, and windows >= 1 or null for all"
-            )
+    seqlen: Tokens  # in a window
+    windows: Count | None  # the first so many windows; None: all
+    batch_size: Count  # windows in one forward pass
 
     def files(self) -> Sequence[Path]:
         return ()

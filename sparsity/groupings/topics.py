@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import UserError
+from ..ranges import Count, Range, checked
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +25,11 @@ PROJECTED = 128  # dimensions
 
 
 @dataclass(frozen=True)
+@checked
 class Topics:
-    num_topics: int
-    window: int  # tokens
-    seed: int  # of the projection and of the clusters' starting points
-
-    def __post_init__(self) -> None:
-        if self.num_topics < 1 or self.window < 1:
-            raise UserError(
-                f"num_topics={self.num_topics}, window={self.window} are out of range: expected numbers from 1 on, as 64 and 32"
-            )
+    num_topics: Count
+    window: Count  # tokens
+    seed: Annotated[int, Range(least=0, below=2**32, such=0)]  # of the projection and of the clusters' starting points
 
     def rows(self, sequences: int, seqlen: int) -> int:
         return min(self.num_topics, sequences * -(-seqlen // self.window))

@@ -19,9 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..linalg import dead
+from ..ranges import Refused, Ridge, Steps, StepsOrZero, checked
 from ..statistics import Gram, GramState
-from .splitting import Metric, advance, check_options, resolvent, rows_together, units
+from .splitting import Metric, Penalty, advance, resolvent, rows_together, units
 
 GRAM = Tap(Gram())
 
@@ -33,22 +35,20 @@ class System(NamedTuple):
 
 
 @dataclass(frozen=True)
+@checked
 class ADMM:
     scope: Scope
-    iterations: int  # steps, each a product of the size of the layer
-    gradual: int  # steps until the full sparsity, >= 1
-    held: int  # last steps in which the mask stays, >= 0
+    iterations: Steps  # each a product of the size of the layer
+    gradual: Steps  # steps until the full sparsity
+    held: StepsOrZero  # last steps in which the mask stays
     metric: Metric
-    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together, > 0; the metric makes it relative
+    damp: Ridge  # a fraction of the squared norm of each input; a failed Cholesky takes ten times more
+    rho: Penalty  # how strongly W and Z are drawn together; the metric makes it relative
 
     def __post_init__(self) -> None:
-        check_options(self.metric, self.damp, self.rho)
-        if self.gradual < 1 or self.held < 0 or self.gradual + self.held > self.iterations:
-            raise UserError(
-                f"gradual={self.gradual} and held={self.held} are out of range: expected gradual >= 1 and held >= 0, "
-                f"together at most iterations={self.iterations}"
-            )
+        if self.gradual + self.held > self.iterations:
+            values = {"gradual": self.gradual, "held": self.held, "iterations": self.iterations}
+            raise Refused(values, "gradual and held together to be at most iterations")
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Any layer has inputs."""
@@ -76,7 +76,7 @@ class ADMM:
         z_OI, keep_OI, new_O, gap_O, dense_O = stats.by_rows(settle, height, layer.weight_OI)
         facts = {
             "damp": damp,
-            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "dead_inputs": float(dead(stats[GRAM].gram_II).sum()),
             "settling": float(new_O.sum() / keep_OI.sum().clamp(min=1)),
             "gap": float(gap_O.norm() / dense_O.norm().clamp(min=torch.finfo(dtype).tiny)),
         }

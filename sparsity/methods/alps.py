@@ -20,9 +20,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap, UserError
+from ..core import Layer, Pattern, Pruned, Scope, Site, Stats, Tap
+from ..linalg import dead
+from ..ranges import Ridge, Steps, checked
 from ..statistics import Gram, GramState
-from .splitting import Metric, advance, check_options, resolvent, units
+from .splitting import Metric, Penalty, advance, resolvent, units
 
 GRAM = Tap(Gram())
 
@@ -33,19 +35,14 @@ def growth(changed: float) -> float:
 
 
 @dataclass(frozen=True)
+@checked
 class ALPS:
     scope: Scope
-    iterations: int  # steps at most, each a product of the size of the layer
-    every: int  # steps between two changes of rho, >= 1
+    iterations: Steps  # at most, each a product of the size of the layer
+    every: Steps  # between two changes of rho
     metric: Metric
-    damp: float  # ridge, as a fraction of the squared norm of each input, >= 0; a failed Cholesky takes ten times more
-    rho: float  # how strongly W and Z are drawn together at first, > 0; the metric makes it relative
-
-    def __post_init__(self) -> None:
-        check_options(self.metric, self.damp, self.rho)
-        for name, steps in (("iterations", self.iterations), ("every", self.every)):
-            if steps < 1:
-                raise UserError(f"{name}={steps} is out of range: expected a whole number >= 1")
+    damp: Ridge  # a fraction of the squared norm of each input; a failed Cholesky takes ten times more
+    rho: Penalty  # how strongly W and Z are drawn together at first; the metric makes it relative
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
         """Any layer has inputs."""
@@ -80,7 +77,7 @@ class ALPS:
         z_OI = v_OI.masked_fill(~keep_OI, 0)
         facts = {
             "damp": damp,
-            "dead_inputs": float((stats[GRAM].gram_II.diagonal() == 0).sum()),
+            "dead_inputs": float(dead(stats[GRAM].gram_II).sum()),
             "iterations": float(step),
             "rho": rho,
             "changed": changed,

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap
 from ..linalg import wide
+from ..ranges import Exponent, NotNegative, StepsOrZero, checked
 from ..statistics import Moments, MomentsState
 from .successor import Successor
 
@@ -31,17 +32,12 @@ MOMENTS = Tap(Moments())
 
 
 @dataclass(frozen=True)
+@checked
 class DSnoT(Successor):
     base: Method
-    cycles: int  # at most, >= 0: so many swaps a row
-    threshold: float  # of |eps|, >= 0
-    power: float  # of the variance
-
-    def __post_init__(self) -> None:
-        if self.cycles < 0:
-            raise UserError(f"cycles={self.cycles} is out of range: expected a whole number >= 0, such as 50")
-        if not self.threshold >= 0:
-            raise UserError(f"threshold={self.threshold} is out of range: expected a number >= 0, such as 0.1")
+    cycles: StepsOrZero  # at most: so many swaps a row
+    threshold: NotNegative  # of |eps|
+    power: Exponent  # of the variance
 
     def reads(self, site: Site) -> tuple[Tap[MomentsState]]:
         return (MOMENTS,)

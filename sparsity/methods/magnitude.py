@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..core import Criterion, Layer, Scope, Stats
+from ..ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Magnitude(Criterion):
     scope: Scope
 

@@ -17,15 +17,17 @@ from typing import Any
 from torch import Tensor
 
 from ..core import Criterion, Layer, Pattern, Scope, Site, Stats, Tap, distinct
+from ..ranges import Exponent, checked
 from ..statistics import GroupedActivity, GroupedActivityState
 from .neurons import check, facts, neuron_tap, neurons_of, spread
 from .tfidf import Ranked, TfIdf
 
 
 @dataclass(frozen=True)
+@checked
 class NeuronRank(Criterion):
     base: Criterion
-    power: float  # of the base's score
+    power: Exponent  # of the base's score
     tfidf: TfIdf
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..core import Criterion, Layer, Pattern, Scope, Site, Stats, Tap
 from ..linalg import wide
+from ..ranges import Exponent, NotNegative, checked
 from ..statistics import Activity, ActivityState
 from .neurons import Activation, check, facts, neuron_tap, neurons_of, spread
 
@@ -28,12 +29,13 @@ def rank(state: ActivityState) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
+@checked
 class NeuronRankOld(Criterion):
     scope: Scope
-    weight_exp: float  # of the norm of the neuron's weights
-    tf_exp: float
-    idf_exp: float
-    threshold: float  # an activation above it, in absolute value, counts as active
+    weight_exp: Exponent  # of the norm of the neuron's weights
+    tf_exp: Exponent
+    idf_exp: Exponent
+    threshold: NotNegative  # an activation above it, in absolute value, counts as active
     activation: Activation  # `gate`: behind the activation function
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:

@@ -22,9 +22,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap
 from ..linalg import row_dot
 from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
+from ..ranges import Ridge, Share, Steps, StepsOrZero, checked
 from ..statistics import Gram, GramState
 from .exchange import trade
 from .successor import Successor, told
@@ -33,22 +34,13 @@ GRAM = Tap(Gram())
 
 
 @dataclass(frozen=True)
+@checked
 class Pursuit(Successor):
     base: Method
-    rounds: int  # at most, >= 0
-    steps: int  # of conjugate gradients in a round, >= 1; twice as many before the first
-    fraction: float  # of the pairs that a row could swap, in (0, 1]
-    damp: float  # fraction of mean(diag G), >= 0
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0:
-            raise UserError(f"rounds={self.rounds} is out of range: expected a whole number >= 0, such as 8")
-        if self.steps < 1:
-            raise UserError(f"steps={self.steps} is out of range: expected a whole number >= 1, such as 5")
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction={self.fraction} is out of range: expected a share in (0, 1], such as 0.1")
-        if not self.damp >= 0:
-            raise UserError(f"damp={self.damp} is out of range: expected a fraction >= 0, such as 0.01")
+    rounds: StepsOrZero  # at most
+    steps: Steps  # of conjugate gradients in a round; twice as many before the first
+    fraction: Share  # of the pairs that a row could swap
+    damp: Ridge  # a fraction of mean(diag G)
 
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from ..core import Criterion, Layer, Scope, Site, Stats, Tap
 from ..linalg import wide
+from ..ranges import Exponent, checked
 from ..statistics import SquaredNorm, SquaredNormState
 
 INPUT = Tap(SquaredNorm())
 
 
 @dataclass(frozen=True)
+@checked
 class RIA(Criterion):
     scope: Scope
-    power: float  # of the input's norm; the paper's 0.5
+    power: Exponent  # of the input's norm; the paper's 0.5
 
     def needs(self, site: Site) -> tuple[Tap[SquaredNormState]]:
         return (INPUT,)

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..ranges import checked
 
 
 @dataclass(frozen=True)
+@checked
 class Route:
     routes: Mapping[str, Method]  # a layer's last name, a role, or "default" -> method
 

@@ -22,17 +22,19 @@ An input that was always zero has the least scale that there is: its weights go 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import Layer, Pattern, Scope, UserError
+from ..core import Layer, Pattern, Scope
 from ..linalg import Factor, retry
 from ..quadratic import rows_of_panel, unit_diagonal
+from ..ranges import Range
 from ..statistics import GramState
 
 Metric = Literal["norm", "surgeon"]
+Penalty = Annotated[float, Range(above=0, cap=10**6, such=1.0)]  # rho
 
 
 class Units(NamedTuple):
@@ -67,13 +69,12 @@ def resolvent(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Re
 
 
 def _factor(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Factor:
-    def attempt(used: float) -> tuple[Tensor, Tensor]:
-        damped_II = matrix_II.clone()
-        damped_II.diagonal().add_(ridge_I, alpha=used).add_(rho)
-        lower_II, info = torch.linalg.cholesky_ex(damped_II)
-        return lower_II, info
+    def ridged(used: float) -> Tensor:
+        ridged_II = matrix_II.clone()
+        ridged_II.diagonal().add_(ridge_I, alpha=used).add_(rho)
+        return ridged_II
 
-    return retry(attempt, damp)
+    return retry(lambda used: torch.linalg.cholesky_ex(ridged(used)), damp)
 
 
 def advance(v_PI: Tensor, dense_PI: Tensor, off_PI: Tensor, resolvent_II: Tensor) -> Tensor:
@@ -88,12 +89,3 @@ def rows_together(layer: Layer, pattern: Pattern, scope: Scope) -> int:
     """Rows are problems of their own, so they go in panels, unless their scores are compared with one another."""
     rows, inputs = layer.weight_OI.shape
     return rows if scope == "layer" and pattern.group is None else rows_of_panel(inputs)
-
-
-def check_options(metric: Metric, damp: float, rho: float) -> None:
-    if metric not in ("norm", "surgeon"):
-        raise UserError(f"metric={metric} is unknown: expected norm or surgeon")
-    if not damp >= 0:
-        raise UserError(f"damp={damp} is out of range: expected a number >= 0, such as 0.01")
-    if not rho > 0:
-        raise UserError(f"rho={rho} is out of range: expected a number > 0, such as 1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -48,7 +49,9 @@ class Successor(ABC):
         if self.asked(layer.site, pattern) == 0:
             return pruned
         better = self.exchange(layer, pattern, pruned, stats)
-        return Pruned(better.weight_OI, better.keep_OI, {**pruned.facts, **better.facts})
+        return replace(
+            pruned, weight_OI=better.weight_OI, keep_OI=better.keep_OI, facts={**pruned.facts, **better.facts}
+        )
 
 
 def told(swaps_O: Tensor, settled_O: Tensor, before_O: Tensor, after_O: Tensor) -> dict[str, float]:

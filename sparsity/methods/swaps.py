@@ -26,8 +26,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap
 from ..linalg import row_dot
+from ..ranges import Count, StepsOrZero, checked
 from ..statistics import Gram, GramState
 from .exchange import exchange
 from .successor import Successor, told
@@ -37,16 +38,11 @@ PANEL = 2**22  # numbers in H
 
 
 @dataclass(frozen=True)
+@checked
 class Swaps(Successor):
     base: Method
-    sweeps: int  # at most, >= 0
-    candidates: int  # a row's revivals, and as many prunings, in a sweep, >= 1
-
-    def __post_init__(self) -> None:
-        if self.sweeps < 0:
-            raise UserError(f"sweeps={self.sweeps} is out of range: expected a whole number >= 0, such as 20")
-        if self.candidates < 1:
-            raise UserError(f"candidates={self.candidates} is out of range: expected a whole number >= 1, such as 16")
+    sweeps: StepsOrZero  # at most
+    candidates: Count  # a row's revivals, and as many prunings, in a sweep
 
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)

@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..core import Grouping, UserError
+from ..core import Grouping
 from ..groupings import Documents, Topics
+from ..ranges import Count, Exponent, Range, Seed, checked
 from ..statistics import GroupedActivityState
 from .neurons import Activation
 
@@ -37,24 +38,21 @@ class Ranked(NamedTuple):
 
 
 @dataclass(frozen=True)
+@checked
 class TfIdf:
-    weight_exp: float  # of the weight's own score
-    tf_exp: float
-    idf_exp: float
-    spike_exp: float
-    quantile: float  # q, in [0, 1]
+    weight_exp: Exponent  # of the weight's own score
+    tf_exp: Exponent
+    idf_exp: Exponent
+    spike_exp: Exponent
+    quantile: Annotated[float, Range(least=0, most=1, such=0.6)]  # q
     normalise: bool
-    num_topics: int | None  # K; None: a row is a document
-    window: int  # tokens that share a topic
+    num_topics: Count | None  # K; None: a row is a document
+    window: Count  # tokens that share a topic
     activation: Activation  # `gate`: the gate projection's output, before the activation function
-    seed: int  # of the clustering
+    seed: Seed  # of the clustering
 
     def __post_init__(self) -> None:
-        if not 0 <= self.quantile <= 1:
-            raise UserError(
-                f"tfidf.quantile={self.quantile} is out of range: expected a fraction in [0, 1], such as 0.6"
-            )
-        _ = self.grouping  # which checks its own options
+        _ = self.grouping  # of topics the seed has a range of its own
 
     @property
     def grouping(self) -> Grouping:

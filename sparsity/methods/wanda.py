@@ -11,12 +11,14 @@ from torch import Tensor
 
 from ..core import Criterion, Layer, Scope, Site, Stats, Tap
 from ..linalg import wide
+from ..ranges import checked
 from ..statistics import SquaredNorm, SquaredNormState
 
 INPUT = Tap(SquaredNorm())
 
 
 @dataclass(frozen=True)
+@checked
 class Wanda(Criterion):
     scope: Scope
 

@@ -11,9 +11,11 @@ import torch
 from sparsity.core import UserError
 from sparsity.models.layout import first_line
 from sparsity.models.source import Loaded
+from sparsity.ranges import Refused, checked
 
 
 @dataclass(frozen=True)
+@checked
 class Hub:
     name: str  # "owner/model", as the hub spells it
     revision: str | None  # a branch, tag or commit; None: the default branch as it is today
@@ -27,18 +29,16 @@ class Hub:
         try:
             validate_repo_id(self.name)
         except errors.HFValidationError as err:
-            raise UserError(
-                f"got model.name={self.name!r}; expected owner/model, as the hub spells it; {first_line(err)}"
-            ) from err
+            raise Refused({"name": self.name}, f"owner/model, as the hub spells it; {first_line(err)}") from err
         if self.stream and self.trust_remote_code:
-            raise UserError(
-                "got model.stream=true with model.trust_remote_code=true; expected one of them: what code that comes with a model "
-                "computes when it is loaded cannot be known here; leave one of them false"
+            raise Refused(
+                {"stream": True, "trust_remote_code": True},
+                "one of them: what code that comes with a model computes when it is loaded cannot be known here; leave one false",
             )
         if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
-            raise UserError(
-                f"got model.name={self.name}, which is also a path here; expected a name of the hub; "
-                f"use model=local model.path={self.name}, or run in another folder"
+            raise Refused(
+                {"name": self.name},
+                f"a name of the hub, and it is a path here too: use model=local model.path={self.name}, or another folder",
             )
 
     def files(self) -> list[Path]:

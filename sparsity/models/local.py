@@ -13,12 +13,14 @@ from sparsity.core import UserError
 from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, named
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
+from sparsity.ranges import Refused, checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
+@checked
 class Local:
     path: str
     stream: bool
@@ -29,7 +31,7 @@ class Local:
 
     def check(self) -> None:
         if not self.folder.is_dir():
-            raise UserError(f"got model.path={self.path}, which is no folder; expected a checkpoint folder; mend it")
+            raise Refused({"path": self.path}, "a checkpoint folder, which it is not")
         if not (self.folder / "config.json").is_file():
             adapter = self._has("adapter_config.json")
             todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"

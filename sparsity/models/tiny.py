@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
-from sparsity.core import UserError
 from sparsity.models.source import Loaded
+from sparsity.ranges import Range, Seed, checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -26,25 +26,22 @@ CHAT = (
 
 
 @dataclass(frozen=True)
+@checked
 class Tiny:
     stream: ClassVar[bool] = False  # there is no file
 
-    seed: int
-    hidden_size: int
-    num_blocks: int
+    seed: Seed
+    hidden_size: Annotated[int, Range(least=8, multiple=8, cap=2**14, such=64)]
+    num_blocks: Annotated[int, Range(least=1, cap=1000, such=2)]
     tie_word_embeddings: bool
 
     def check(self) -> None:
-        if self.hidden_size < 8 or self.hidden_size % 8:
-            raise UserError(f"got model.hidden_size={self.hidden_size}; expected a multiple of 8; try 64")
-        if self.num_blocks < 1:
-            raise UserError(f"got model.num_blocks={self.num_blocks}; expected at least one block; try 2")
+        """Nothing but its numbers can be wrong with it."""
 
     def files(self) -> list[Path]:
         return []
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
-        self.check()
         model = self._model(dtype or torch.float32)
         return Loaded(model, tokenizer(), "tiny", {"source": "tiny", "recipe": repr(self)})
 

@@ -18,6 +18,7 @@ from ..allocation import Allocation
 from ..core import Corrector, Evaluator, Method, Pattern, UserError
 from ..datasets import TextSource
 from ..models import Itself, ModelSource
+from ..ranges import Refused
 from ..record.groups import COMPONENTS, SHARED
 from ..recover import Recovery
 from ..refine import Refinement
@@ -110,6 +111,14 @@ def _class(target: str) -> type:
     return cls
 
 
+def check_source(parts: Parts, group: str) -> None:
+    """Raise `UserError`, with the option's full path, for what can be seen of a model or a text before it is read."""
+    try:
+        getattr(parts, group).check()
+    except Refused as error:
+        raise error.under(group) from error
+
+
 def build(parts: Mapping[str, Any]) -> Parts:
     """The components, constructed once. What a constructor raises is raised as it said it."""
     try:
@@ -119,4 +128,6 @@ def build(parts: Mapping[str, Any]) -> Parts:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, Refused):  # of options that do not go together, whose class does not know where they stand
+            raise cause.under(str(error).rpartition("full_key: ")[2]) from cause
         raise cause from cause.__cause__

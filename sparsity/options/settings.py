@@ -1,42 +1,40 @@
-"""The options that are no component, typed and in range; and the types of the components' own arguments.
+"""The options that are no component, typed and in range; and the check of the components' own arguments.
 
-Hydra composes and knows every key; it does not know that a sparsity is below 1. What pydantic refuses becomes one `UserError`.
+Hydra composes and knows every key; it does not know that a sparsity is below 1. What `ranges` refuses becomes one `UserError`.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ..core import UserError
 from ..engine import LayerError
+from ..ranges import Count, Range, Refused, Seed, Sparsity, Text, Tokens, fits, options, words
 from ..stream import Propagate
 
-# Where pydantic's own words do not say what to write.
-EXPECTED = {
-    "list_type": "expected a list, such as [one,two]",
-    "bool_type": "expected true or false",
-    "string_pattern_mismatch": "expected letters, digits, and _ . -",
-}
+Sequences = Annotated[int, Range(least=0, cap=10**6, such=8)]  # which are drawn, or written, one by one
 
 
 class Options(BaseModel):
+    """A part of the configuration. Its ranges are compared by `check_arguments`, which `read` asks before it makes one."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Calibration(Options):
-    num_sequences: PositiveInt
-    seqlen: Annotated[int, Field(ge=2)]
-    batch_size: PositiveInt
-    held_out: Annotated[int, Field(ge=0)]
-    written: Annotated[int, Field(ge=0)]
-    prompt: PositiveInt
-    seed: int
+    num_sequences: Count
+    seqlen: Tokens
+    batch_size: Count
+    held_out: Sequences
+    written: Sequences
+    prompt: Count
+    seed: Seed
     propagate: Propagate
 
     @property
@@ -47,20 +45,20 @@ class Calibration(Options):
 
 class ScopeOptions(Options):
     roles: list[Literal["attention", "mlp"]]
-    last_blocks: PositiveInt | None
+    last_blocks: Count | None
     skip: list[str]
     lm_head: bool
 
 
 class CacheOptions(Options):
     statistics: bool
-    limit_gib: Annotated[float, Field(ge=0)]
+    limit_gib: Annotated[float, Range(least=0, cap=2**30, such=50)]
 
 
 class Settings(Options):
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
-    sparsity: Annotated[float, Field(ge=0, lt=1)]
-    seed: int
+    name: Annotated[str, Text(r"(?=.*\w)[\w.-]{1,100}", "letters, digits, and _ . -, 100 at most")]
+    sparsity: Sparsity
+    seed: Seed
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     layer_error: LayerError
@@ -92,16 +90,21 @@ def read(config: DictConfig) -> Settings:
     if missing:
         named = " ".join(f"{key}=..." for key in sorted(missing))
         raise UserError(f"not set: {', '.join(sorted(missing))}. These have no default: add {named}")
-    options = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(options, dict)
-    settings: Settings = _checked("", lambda: Settings(**{key: options[key] for key in Settings.model_fields}))
-    return settings
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    chosen = {key: container[key] for key in Settings.model_fields}
+    check_arguments("", Settings, chosen)
+    return Settings(**chosen)
 
 
 def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> None:
-    """Do the arguments have the names and types of the constructor? `path` is where they stand: "method.routes.mlp"."""
+    """Do the arguments have the names, types and ranges of the constructor? `path` is where they stand: "method.routes.mlp".
+
+    Raises one `UserError` that names all that is wrong. A part of the configuration within another is checked with it.
+    """
     parameters = inspect.signature(target).parameters
-    if strange := [f"{path}.{key}" for key in arguments if key not in parameters]:
+    above = f"{path}." if path else ""
+    if strange := [f"{above}{key}" for key in arguments if key not in parameters]:
         are = "is no option" if len(strange) == 1 else "are no options"
         raise UserError(
             f"{', '.join(strange)} {are} of {target.__name__}: expected {', '.join(parameters) or 'none'}. "
@@ -110,30 +113,20 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
     for name, parameter in parameters.items():
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if name not in arguments and parameter.default is parameter.empty and not variadic:
-            raise UserError(f"{path}.{name} is not set, which {target.__name__} needs: add {path}.{name}=...")
+            raise UserError(f"{above}{name} is not set, which {target.__name__} needs: add {above}{name}=...")
     try:
-        hints = get_type_hints(target.__init__)  # type: ignore[misc]
+        kinds = options(target)
     except NameError:  # a class of the user's with names that only a type checker sees
         return
+    said = []
     for key, value in arguments.items():
-        nested = isinstance(value, Mapping) and any("_target_" in str(v) for v in (value, *value.values()))
-        if key in hints and not nested:
-            adapter = TypeAdapter(hints[key], config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-            _checked(f"{path}.{key}", lambda adapter=adapter, value=value: adapter.validate_python(value))
-
-
-def _checked(path: str, construct: Any) -> Any:
-    try:
-        return construct()
-    except ValidationError as error:
-        lines = []
-        for detail in error.errors(include_url=False):
-            where = ".".join(
-                filter(None, [path, *(str(part) for part in detail["loc"] if not str(part).startswith("function"))])
-            )
-            expected = EXPECTED.get(detail["type"], detail["msg"].replace("Input should be", "expected"))
-            lines.append(f"{where}={detail['input']} is not valid: {expected}")
-        raise UserError("; ".join(dict.fromkeys(lines))) from error
+        kind = kinds.get(key, Any)
+        if isinstance(kind, type) and issubclass(kind, Options) and isinstance(value, Mapping):
+            check_arguments(f"{above}{key}", kind, value)
+        elif not fits(value, kind):
+            said.append(str(Refused({key: value}, words(kind, value), path)))
+    if said:
+        raise UserError("; ".join(said))
 
 
 def resolve_device(name: str, local: int | None = None) -> torch.device:

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from ..core import Layer, Scope, UserError
+from ..ranges import Count, Refused, checked
 
 
 @dataclass(frozen=True)
+@checked
 class NofM:
-    n: int  # kept
-    m: int  # of so many consecutive inputs
+    n: Count  # kept
+    m: Count  # of so many consecutive inputs
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
-            raise UserError(
-                f"pattern n={self.n} of m={self.m} is out of range: expected 1 <= n <= m, n weights kept of m"
-            )
+        if self.n > self.m:
+            raise Refused({"n": self.n, "m": self.m}, "n <= m: n weights are kept of m")
 
     @property
     def sparsity(self) -> float:

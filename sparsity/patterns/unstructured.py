@@ -9,8 +9,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from ..core import Layer, Scope, UserError
+from ..core import Layer, Scope
 from ..linalg import kth_smallest
+from ..ranges import Sparsity, checked
 
 
 def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
@@ -31,12 +32,9 @@ def keep_largest(score_GN: Tensor, removed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
+@checked
 class Unstructured:
-    sparsity: float  # fraction removed, in [0, 1)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
-            raise UserError(f"sparsity={self.sparsity} is out of range: expected a fraction in [0, 1), such as 0.5")
+    sparsity: Sparsity  # the fraction removed
 
     @property
     def group(self) -> None:

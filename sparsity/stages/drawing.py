@@ -15,6 +15,7 @@ from ..datasets import sample_apart
 from ..datasets.overlap import SPAN, shared_tokens
 from ..models import Decoder, written
 from ..models.writing import AT_ONCE
+from ..options.components import check_source
 from ..options.settings import Calibration
 from ..record import console
 from ..record.environment import circumstances
@@ -35,7 +36,7 @@ class Draw(Plain):
 
     def check(self, job: Job) -> None:
         text = job.settings.calibration
-        job.parts.dataset.check()
+        check_source(job.parts, "dataset")
         if text.written and text.prompt >= text.seqlen:
             raise UserError(
                 f"calibration.prompt={text.prompt} leaves nothing of calibration.seqlen={text.seqlen} tokens to write: expected "

@@ -22,6 +22,7 @@ from ..evaluation.windows import Windowed
 from ..measures import Measure
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..notes import Notes
+from ..options.components import check_source
 from ..record.folders import stamps
 from ..record.result import evaluated
 from .job import Job
@@ -49,7 +50,7 @@ class Evaluate(Plain):
     shared = False
 
     def check(self, job: Job) -> None:
-        job.parts.reference.check()
+        check_source(job.parts, "reference")
         read = [name for name in ("model", "reference") if getattr(job.parts, name).stream]
         for name, evaluator in job.parts.evaluation.items():
             if read and not evaluator.streams:

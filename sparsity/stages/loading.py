@@ -17,6 +17,7 @@ from ..core import UserError
 from ..datasets import tokenise
 from ..engine import Plan, plan, select
 from ..models import Decoder, Loaded
+from ..options.components import check_source
 from ..record.folders import stamps
 from .job import Job
 from .sizes import shapes
@@ -88,7 +89,7 @@ class Load(Plain):
     name = "load"
 
     def check(self, job: Job) -> None:
-        job.parts.model.check()
+        check_source(job.parts, "model")
         if job.processes.size > 1:
             self._check_shared(job)
 

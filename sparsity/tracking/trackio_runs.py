@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import constants
 
+from ..ranges import checked
 from ..variables import variables
 from .protocol import About, Outcome
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@checked
 class Trackio:
     project: str | None  # None: the study's name
     folder: str

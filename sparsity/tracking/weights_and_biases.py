@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
+from ..ranges import Range, checked
 from ..record import console
 from ..variables import variables
 from .protocol import About, Outcome
@@ -19,10 +20,12 @@ from .protocol import About, Outcome
 if TYPE_CHECKING:
     import wandb
 
+Wait = Annotated[float, Range(least=0, cap=10**6, such=10)]
 Mode = Literal["online", "offline", "disabled"]
 
 
 @dataclass(frozen=True)
+@checked
 class WeightsAndBiases:
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None  # None: the study's name
@@ -30,8 +33,8 @@ class WeightsAndBiases:
     tags: Sequence[str]
     notes: str | None
     checkpoint: bool  # hand over the pruned model, if one is saved
-    init_timeout: float  # seconds to reach the server
-    finish_timeout: float  # seconds to hand over the last data; 0: without end
+    init_timeout: Wait  # seconds to reach the server
+    finish_timeout: Wait  # seconds to hand over the last data; 0: without end
 
     def start(self, about: About) -> Tracked:
         with _kept_in(about.folder):

@@ -133,7 +133,12 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
         (lambda: linalg.relative_error(away(I, I), away(O, I), away(O, I)), [((), F32)]),
         (lambda: linalg.relative_error(away(I, I), away(O, I, dtype=BF16), away(O, I, dtype=BF16)), [((), F32)]),
     ],
-    "damped": [(lambda: linalg.damped(away(I, I), 0.01), [GRAM_32])],
+    "dead": [(lambda: linalg.dead(away(I, I)), [((I,), BOOL)])],
+    "living": [(lambda: linalg.living(away(I, I)), [GRAM_32])],
+    "damped": [
+        (lambda: linalg.damped(away(I, I), 0.01), [GRAM_32]),
+        (lambda: linalg.damped(away(I, I), 0.01, away(1)[0]), [GRAM_32]),
+    ],
     "upper_inverse": [(lambda: linalg.upper_inverse(away(300, 300)), [((300, 300), F32)])],
     "inverse_factor": [
         (lambda: linalg.inverse_factor(away(I, I)), [GRAM_32, ((), INFO)]),
@@ -184,6 +189,7 @@ QUADRATIC_ELSE = {
     "UnitDiagonal": "a triple that `unit_diagonal` returns: it computes nothing",
     "Spiked": "what `spiked` returns: it computes nothing",
     "Solved": "a pair: it computes nothing",
+    "panels": "takes apart and computes nothing",
     "rows_of_panel": "takes and returns a number, no tensor",
     "strong_directions": "takes and returns a number, no tensor",
     "boxed": "must read whether any row expands: tested below, with the answer fed to it",

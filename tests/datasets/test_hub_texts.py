@@ -102,7 +102,7 @@ def test_the_same_file_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("limit", ["calibration_documents", "evaluation_documents"])
 def test_no_documents_are_refused(limit: str) -> None:
-    with pytest.raises(UserError, match=rf"dataset\.{limit} is 0\. Expected at least 1, or null"):
+    with pytest.raises(UserError, match=rf"{limit}=0 is not valid: expected a whole number >= 1, .* or null"):
         hub_option("c4", **{limit: 0}).check()
 
 

@@ -58,5 +58,5 @@ def test_sparse_kernels_need_cuda():
 
 
 def test_out_of_range():
-    with pytest.raises(UserError, match="expected seqlen, batch_size and repeats >= 1"):
+    with pytest.raises(UserError, match="repeats=0 is not valid: expected a whole number >= 1"):
         Cost(16, 1, 0, False)

@@ -29,9 +29,9 @@ def include(name: str, more: str) -> Callable[[], None]:
 
 
 EARLY = {  # no model is loaded: what is done to the folder, what is asked, and what is said
-    "no document": (nothing, asked("piqa", limit=0), ["lm_eval.limit=0 is out of range", "at least 1"]),
-    "no batch": (nothing, asked("piqa", batch_size=0), ["lm_eval.batch_size=0 is out of range"]),
-    "less than no example": (nothing, asked("piqa", num_fewshot=-1), ["num_fewshot=-1", "at least 0"]),
+    "no document": (nothing, asked("piqa", limit=0), ["evaluation.lm_eval.limit=0 is not valid", ">= 1"]),
+    "no batch": (nothing, asked("piqa", batch_size=0), ["evaluation.lm_eval.batch_size=0 is not valid"]),
+    "less than no example": (nothing, asked("piqa", num_fewshot=-1), ["num_fewshot=-1", ">= 0"]),
     "no task": (nothing, asked(), ["evaluation.lm_eval.tasks is empty", "[arc_easy,piqa]"]),
     "no list": (nothing, asked(tasks="piqa"), ["evaluation.lm_eval.tasks=piqa", "expected a list"]),
     "no folder": (nothing, asked("piqa", tasks_path="none"), ["tasks_path=none does not exist", "sparsity.runs.tasks"]),

@@ -112,5 +112,5 @@ def test_an_input_that_never_changes_is_no_trouble():
 
 @pytest.mark.parametrize("options", [(-1, 0.1, 1.0), (50, -0.1, 1.0), (50, float("nan"), 1.0)])
 def test_what_is_out_of_range_is_refused(options):
-    with pytest.raises(UserError, match="out of range"):
+    with pytest.raises(UserError, match="is not valid"):
         DSnoT(Wanda("row"), *options)

@@ -129,7 +129,7 @@ def test_a_trade_takes_the_best_pairs_first_and_none_at_a_loss():
 
 @pytest.mark.parametrize("options", [(-1, 5, 0.1, 0.01), (8, 0, 0.1, 0.01), (8, 5, 0.0, 0.01), (8, 5, 0.1, -1.0)])
 def test_what_is_out_of_range_is_refused(options):
-    with pytest.raises(UserError, match="out of range"):
+    with pytest.raises(UserError, match="is not valid"):
         Pursuit(Wanda("row"), *options)
 
 

@@ -197,8 +197,8 @@ def test_the_groups_options_reach_every_route():
     [
         (["+method@method.routes.dwn_proj=ria"], ["the route 'dwn_proj' leads nowhere", "down_proj"]),
         (["~method@method.routes.mlp"], ["layers.0.mlp.gate_proj (mlp) has no route", "attention"]),
-        (["tfidf.quantile=1.5"], ["tfidf.quantile=1.5 is out of range", "[0, 1]"]),
-        (["tfidf=topic", "tfidf.window=0"], ["window=0", "out of range"]),
+        (["tfidf.quantile=1.5"], ["method.routes.mlp.tfidf.quantile=1.5 is not valid", ">= 0 and <= 1"]),
+        (["tfidf=topic", "tfidf.window=0"], ["method.routes.mlp.tfidf.window=0 is not valid"]),
     ],
 )
 def test_mistakes_are_messages_before_any_forward_pass(options, said, work, monkeypatch):

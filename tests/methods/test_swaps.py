@@ -170,5 +170,5 @@ def test_it_composes_with_routes_and_refinements(method):
 
 @pytest.mark.parametrize("options", [(-1, 8), (3, 0)])
 def test_what_is_out_of_range_is_refused(options):
-    with pytest.raises(UserError, match="out of range"):
+    with pytest.raises(UserError, match="is not valid"):
         Swaps(Wanda("row"), *options)

@@ -140,10 +140,10 @@ def test_an_exponent_of_0_switches_its_part_off(part):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantile": 1.5}, r"quantile=1.5 is out of range: expected a fraction in \[0, 1\]"),
-        ({"quantile": -0.1}, r"quantile=-0.1 is out of range"),
-        ({"num_topics": 0}, "num_topics=0, window=32 are out of range"),
-        ({"num_topics": 4, "window": 0}, "num_topics=4, window=0 are out of range"),
+        ({"quantile": 1.5}, r"quantile=1.5 is not valid: expected a number >= 0 and <= 1"),
+        ({"quantile": -0.1}, r"quantile=-0.1 is not valid"),
+        ({"num_topics": 0}, "num_topics=0 is not valid: expected a whole number >= 1, such as 8, or null"),
+        ({"num_topics": 4, "window": 0}, "window=0 is not valid"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

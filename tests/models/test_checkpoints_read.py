@@ -105,7 +105,7 @@ def without_tokenizer(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "expected a checkpoint folder"),
         (lambda folder: (folder / "config.json").unlink(), "got no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), "got no weights; expected model.safetensors"),
         (adapter, "merge the adapter"),

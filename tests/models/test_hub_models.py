@@ -84,7 +84,7 @@ def test_the_blocks_of_a_model_of_the_hub_may_stay_in_its_cache() -> None:
 
 
 def test_code_that_comes_with_a_model_does_not_stream() -> None:
-    with pytest.raises(UserError, match=r"model\.stream=true with model\.trust_remote_code=true"):
+    with pytest.raises(UserError, match=r"stream=true and trust_remote_code=true are not valid: expected one of them"):
         Hub("owner/model", None, True, True).check()
 
 

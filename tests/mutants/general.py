@@ -32,7 +32,9 @@ GENERAL = (
     Mutant("half a Gram", "sparsity/statistics/gram.py", "gram_II[start:end, end:].T", "0", IDENTITIES),
     Mutant("activations squared in place", LINALG, "to(dtype, copy=True)", "to(dtype)", IDENTITIES),
     Mutant("finite if the sum is", LINALG, " or bool(x_ANY.isfinite().all())", "", IDENTITIES),
-    Mutant("absolute damping", LINALG, "damp * gram_II.diagonal().mean()", "damp", IDENTITIES),
+    Mutant(
+        "absolute damping", LINALG, "damp * (gram_II.diagonal().mean() if mean is None else mean)", "damp", IDENTITIES
+    ),
     Mutant("no escalation", LINALG, "if info.item() == 0:", "if True:", IDENTITIES),
     Mutant("dead inputs keep weights", "sparsity/methods/sparsegpt.py", ".masked_fill(dead_I, 0)", "", IDENTITIES),
     Mutant(

@@ -21,6 +21,7 @@ from held_out import HELD_OUT
 from keys import KEYS
 from mutant import Mutant
 from processes import PROCESSES
+from ranges import RANGED
 from result import RESULTS
 from resuming import RESUMING
 from shortcuts import SHORTCUTS
@@ -54,6 +55,7 @@ MUTANTS = (
     *RESULTS,
     *STARTING,
     *KEYS,
+    *RANGED,
 )
 
 

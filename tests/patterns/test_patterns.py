@@ -118,13 +118,13 @@ def test_all_but_one_can_go():
 
 @pytest.mark.parametrize("sparsity", [1, 1.0, -0.1, 2, math.nan])
 def test_a_fraction_out_of_range_is_refused(sparsity):
-    with pytest.raises(UserError, match=r"\[0, 1\)"):
+    with pytest.raises(UserError, match=r"^sparsity=.* is not valid: expected a number >= 0 and < 1"):
         Unstructured(sparsity)
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (5, 4), (-1, 4), (1, 0)])
 def test_n_of_m_out_of_range_is_refused(n, m):
-    with pytest.raises(UserError, match="1 <= n <= m"):
+    with pytest.raises(UserError, match=r"expected (n <= m|a whole number >= 1)"):
         NofM(n, m)
 
 

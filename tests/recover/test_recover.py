@@ -194,7 +194,7 @@ def test_none_reads_nothing(work):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("recover.epochs=0", "epochs=0 is out of range"),
+        ("recover.epochs=0", "recover.epochs=0 is not valid: expected a whole number >= 1, such as 8"),
         ("recover.lr=0", "lr=0"),
         ("recover.held_out=1", "held_out=1"),
         ("calibration.batch_size=4", "leaves none to tune on"),

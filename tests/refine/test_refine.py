@@ -259,7 +259,7 @@ def test_no_method_needs_statistics_for_a_block_to_be_tuned(words):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("refine.epochs=0", "epochs=0 is out of range"),
+        ("refine.epochs=0", "refine.epochs=0 is not valid: expected a whole number >= 1, such as 8"),
         ("refine.lr=0", "lr=0"),
         ("refine.held_out=1", "held_out=1"),
         ("refine.patience=0", "patience=0"),

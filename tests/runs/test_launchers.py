@@ -63,7 +63,7 @@ def test_a_failed_point_is_named_and_the_others_finish(launcher):
     ended = process(*words, *LAUNCHERS[launcher], OMP_NUM_THREADS="1")
     assert ended.returncode == 1
     assert [row["status"] for row in table("sweep")] == ["finished", "failed", "finished"]
-    assert "#1 sparsity=1.5 failed: sparsity=1.5 is not valid: expected less than 1" in ended.stdout
+    assert "#1 sparsity=1.5 failed: sparsity=1.5 is not valid: expected a number >= 0 and < 1" in ended.stdout
     assert "2 of 3 points finished" in ended.stdout
 
 

@@ -61,18 +61,24 @@ EARLY = {  # no model is loaded
         ["perplexit", "Available options in 'evaluation': ", "perplexity"],
     ),
     "unknown experiment": (["experiment=nope"], ["experiment/nope", "first_run"]),
-    "value of a method": (["method.scope=rows"], ["method.scope=rows", "expected 'row' or 'layer'"]),
-    "sparsity of one": (["sparsity=1"], ["sparsity=1", "expected less than 1"]),
-    "negative sparsity": (["sparsity=-0.1"], ["sparsity=-0.1", "expected greater than or equal to 0"]),
-    "sparsity in words": (["sparsity=abc"], ["sparsity=abc", "expected a valid number"]),
-    "n above m": (["pattern=n_of_m", "pattern.n=5"], ["n=5 of m=4", "expected 1 <= n <= m"]),
-    "no calibration": (["calibration.num_sequences=0"], ["calibration.num_sequences=0", "expected greater than 0"]),
+    "value of a method": (["method.scope=rows"], ["method.scope=rows", "expected row or layer"]),
+    "sparsity of one": (["sparsity=1"], ["sparsity=1", "expected a number >= 0 and < 1"]),
+    "negative sparsity": (["sparsity=-0.1"], ["sparsity=-0.1", "expected a number >= 0"]),
+    "sparsity in words": (["sparsity=abc"], ["sparsity=abc", "expected a number"]),
+    "n above m": (["pattern=n_of_m", "pattern.n=5"], ["pattern.n=5 and pattern.m=4", "expected n <= m"]),
+    "no calibration": (
+        ["calibration.num_sequences=0"],
+        ["calibration.num_sequences=0", "expected a whole number >= 1"],
+    ),
     "sequences of one token": (
         ["calibration.seqlen=1"],
-        ["calibration.seqlen=1", "expected greater than or equal to 2"],
+        ["calibration.seqlen=1", "expected a whole number >= 2"],
     ),
-    "no windows": (["evaluation.perplexity.windows=0"], ["windows=0", "windows >= 1 or null for all"]),
-    "windows in words": (["evaluation.perplexity.windows=two"], ["evaluation.perplexity.windows=two", "integer"]),
+    "no windows": (
+        ["evaluation.perplexity.windows=0"],
+        ["evaluation.perplexity.windows=0", "expected a whole number >= 1, such as 8, or null"],
+    ),
+    "windows in words": (["evaluation.perplexity.windows=two"], ["evaluation.perplexity.windows=two", "whole number"]),
     "no path": (["model=local"], ["not set: model.path", "add model.path=..."]),
     "no text": (["dataset.calibration=???"], ["not set: dataset.calibration", "add dataset.calibration=..."]),
     "no such text": (["dataset.evaluation=no.txt"], ["dataset.evaluation=no.txt does not exist", "give its path"]),
@@ -81,9 +87,12 @@ EARLY = {  # no model is loaded
     "no such device": (["device=gpu"], ["device=gpu is no device", "expected auto, cpu, cuda"]),
     "no such GPU": (["device=cuda:99"], ["device=cuda:99 cannot be used", "expected auto, cpu"]),
     "no real device": (["device=meta"], ["device=meta cannot be used"]),
-    "integer weights": (["dtype=int8"], ["dtype=int8", "'float32'", "'bfloat16'"]),
-    "no such role": (["scope.roles=[head]"], ["scope.roles", "head", "expected 'attention' or 'mlp'"]),
-    "no list": (["scope.roles=mlp"], ["scope.roles=mlp", "expected a list, such as [one,two]"]),
+    "integer weights": (["dtype=int8"], ["dtype=int8", "float32, bfloat16 or float16"]),
+    "no such role": (
+        ["scope.roles=[head]"],
+        ["scope.roles", "head", "expected a list, such as [one,two], of attention or mlp"],
+    ),
+    "no list": (["scope.roles=mlp"], ["scope.roles=mlp", "expected a list, such as [one,two], of attention or mlp"]),
     "no flag": (["save=maybe"], ["save=maybe", "expected true or false"]),
     "foreign class": (["method._target_=os.system"], ["method._target_=os.system is refused", "allow=[os]"]),
     "no such class": (["method._target_=sparsity.methods.Nope"], ["sparsity.methods.Nope", "package.Class"]),
@@ -321,7 +330,7 @@ def test_a_process_with_a_defect(work):
 
 def test_a_process_with_a_mistake():
     ended = process(*SMALL, UNMEASURED, "sparsity=1")
-    assert_refused(Ended(ended.returncode, ended.stdout, ended.stderr), "sparsity=1", "expected less than 1")
+    assert_refused(Ended(ended.returncode, ended.stdout, ended.stderr), "sparsity=1", "expected a number >= 0 and < 1")
 
 
 def test_a_constructor_that_breaks_is_a_defect(work, monkeypatch):

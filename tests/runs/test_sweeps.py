@@ -76,7 +76,7 @@ def test_a_failed_point_fails_alone_and_is_named_at_the_end():
     ended = command(*GRID, "sparsity=0.5,1.5")
     assert ended.status == 1
     assert [row["status"] for row in table()] == ["finished", "failed", "finished", "failed"]
-    assert table()[1]["error"] == "sparsity=1.5 is not valid: expected less than 1"
+    assert table()[1]["error"] == "sparsity=1.5 is not valid: expected a number >= 0 and < 1, such as 0.5"
     last = ended.out[ended.out.rindex("#1") :]
     assert "#1 method=wanda sparsity=1.5 failed: sparsity=1.5 is not valid" in last
     assert "#3 method=magnitude sparsity=1.5 failed" in last
