@@ -6,14 +6,10 @@ Light: --help, completion and the commands load what they need when they are cal
 from __future__ import annotations
 
 import gc
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +39,7 @@ def run() -> None:
 
     OmegaConf.register_new_resolver("started", lambda: shlex.join(started()), replace=True)  # for conf/hydra/help
     conf = configuration()
-    explained(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job), conf)
+    explained(hydra.main(version_base="1.3", config_path=str(conf), config_name="config")(job), conf, COMMANDS)
 
 
 def job(config: DictConfig) -> float | None:
@@ -86,11 +82,10 @@ def dashboard(words: Sequence[str]) -> int:
 
 def explain(words: Sequence[str]) -> int:
     """explain a group, an option or a value: help method, help method=pursuit, help calibration"""
-    if find_spec("sparsity.options.help") is None:
-        return _refused(f"help is not written yet. {shlex.join(started())} --help lists every group and option")
-    told = import_module("sparsity.options.help")
+    from ..options.help import explain
+
     try:
-        print(told.explain(list(words), configuration()))
+        print(explain(words, configuration()))
     except UserError as error:
         return _refused(str(error))
     return 0
@@ -114,10 +109,6 @@ def main() -> int:
     if first == "--version":
         print(COMMAND, _version())
         return 0
-    if re.fullmatch(r"[A-Za-z][\w-]*", first):  # no option: those are key=value, ~key or --flag
-        close = get_close_matches(first, COMMANDS, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        return _refused(f"got {first}: expected options as key=value, or one of {', '.join(COMMANDS)}.{hint}")
     run()
     return 0
 

@@ -1,6 +1,7 @@
 """A user's mistake is one message, never a traceback; anything else is a defect and keeps its traceback.
 
-Hydra's own complaints about options are completed here: it lists the options of a group, but not the keys of a configuration.
+Mistakes that the words of the command line show are said before Hydra sees them. Hydra's own complaints about options are completed
+here: it lists the options of a group, but not the keys of a configuration.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ..options.mistakes import MISTAKES, alternatives
+from ..options.help import explain
+from ..options.mistakes import MISTAKES, alternatives, next_step, no_option
+from ..options.written import Written
 from ..user_error import UserError
 from . import sweeps, together
+from .typed import arranged, check
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk
 
@@ -34,18 +39,26 @@ class PointFailed(Exception):
     """A point of a sweep that failed, and was reported when it did. The other points are run all the same."""
 
 
-def explained(main: Callable[[], Any], conf: Path) -> None:
-    """Run `main`; end with status 1 and one message after a user's mistake, with 130 after Ctrl-C."""
+def explained(main: Callable[[], Any], conf: Path, commands: Collection[str] = ()) -> None:
+    """Run `main`; end with status 1 and one message after a user's mistake, with 130 after Ctrl-C.
+
+    `commands`: the words that start something else than a run when they come first.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
-    sys.argv[1:] = _flag_first(sys.argv[1:])
-    if together.size() > 1 and sys.argv[1:2] in (["-m"], ["--multirun"]):
-        _end_all(
-            "error: torchrun starts the processes of one run, got -m: expected one point. Start each by a torchrun of its own"
-        )
-    if together.rank():
-        together.hush()
-        sys.argv[1:] = together.elsewhere(sys.argv[1:])
     try:
+        flags, words = arranged(sys.argv[1:], conf)
+        sys.argv[1:] = [*flags, *words]
+        if {"-h", "--help"} & {*flags} and (asked := [word for word in words if "=" not in word]):  # --help method
+            print(explain(asked, conf))
+            return
+        if together.size() > 1 and {"-m", "--multirun"} & {*flags}:
+            raise UserError(
+                "torchrun starts the processes of one run, got -m: expected one point. Start each by a torchrun of its own"
+            )
+        check(flags, words, conf, commands)
+        if together.rank():
+            together.hush()
+            sys.argv[1:] = together.elsewhere(sys.argv[1:])
         main()
         _tell()
     except KeyboardInterrupt:
@@ -55,13 +68,13 @@ def explained(main: Callable[[], Any], conf: Path) -> None:
         _tell()
         _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
     except Mistake as error:
-        _end(f"error: {describe(error, conf)}", 1)
+        _end(f"error: {error}", 1)
     except MISTAKES as error:
         _end_all(f"error: {describe(error, conf)}")
     except OSError as error:
         if _in_job(error):
             raise
-        option = "hydra.sweep.dir" if sys.argv[1:2] in (["-m"], ["--multirun"]) else "hydra.run.dir"
+        option = "hydra.sweep.dir" if {"-m", "--multirun"} & {*sys.argv[1:]} else "hydra.run.dir"
         _end_all(f"error: {error.filename} cannot be made ({error.strerror}): choose another {option}")
 
 
@@ -83,18 +96,36 @@ def hand_on(error: Exception, point: int | None) -> None:
 
 
 def describe(error: BaseException, conf: Path | None = None) -> str:
-    """Hydra's message without its search path, and for an unknown key the keys that exist."""
+    """The message without Hydra's search path and with the next step; for an unknown name, with those that exist."""
     text = re.sub(r"\n\s*(Config search path:.*|object_type=\S*)", "", str(error), flags=re.DOTALL)
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and cause is not None and str(cause).split("\n")[0] not in text:
         text += "\n" + str(cause).split("\n")[0]
+    if "override_grammar" in text:
+        return _unreadable(text)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and conf:
         return f"There is no option {unknown.group(1)}.{_suggest(unknown.group(1), conf)}"
-    listed = re.search(r"Could not load '([^/']+)/", text)  # an entry of a list: Hydra does not say what there is
-    if listed and conf:
-        options = sorted(file.stem for file in (conf / listed.group(1)).glob("*.yaml"))
-        text += f"\nAvailable options in '{listed.group(1)}': {', '.join(options)}"
+    absent = re.search(r"Could not (?:find|load) '((?:hydra/)?[^/']+)/([^']*)'", text)  # an option of a group
+    if absent and conf:
+        group, option = absent.groups()
+        options = re.findall(r"\n\t(\S+)", text) or [file.stem for file in sorted((conf / group).glob("*.yaml"))]
+        where = re.match(r"In '(?!config'|hydra/config')([^']+)': ", text)  # not where the command line itself is read
+        return f"{f'In {where.group(1)}: ' if where else ''}{no_option(group, option, options)}"
+    return (text + next_step(text)).strip()
+
+
+def _unreadable(text: str) -> str:
+    """For words that Hydra cannot take apart: which one, and why that happens."""
+    for word in sys.argv[1:]:
+        try:
+            OverridesParser.create().parse_override(word)
+        except HydraException:
+            if not word.startswith("-"):
+                return (
+                    f"{word} cannot be read: expected key=value, with every bracket and quote closed. What holds spaces, brackets "
+                    f'or quotes stands in quotes as a whole: \'key=["first text","second text"]\''
+                )
     return text.strip()
 
 
@@ -102,7 +133,27 @@ def _suggest(key: str, conf: Path) -> str:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf), version_base="1.3"):
         keys = list(_keys(OmegaConf.to_container(_chosen(conf))))
-    return alternatives(key, keys)
+    alike = any(there.rpartition(".")[2] == key for there in keys)
+    return alternatives(key, keys, [] if alike else _homes(key, Written((conf,))))
+
+
+def _homes(key: str, written: Written) -> list[str]:
+    """Where this key exists, or one with this last name: "method=admm"; "refine.lr with refine=block"."""
+    found: dict[str, None] = {}  # in order, each once
+    for option, there in written.every:
+        if option is not None and (there.path == key or ("." not in key and there.path.endswith(f".{key}"))):
+            group = written.groups[option.group]
+            chosen = group.default.strip("[]")
+            is_more = group.default.startswith("[") and chosen and there.path.split(".")[1] != chosen
+            names = (
+                f"[{chosen},{option.name}]"
+                if is_more
+                else f"[{option.name}]"
+                if group.default.startswith("[")
+                else option.name
+            )
+            found[f"{group.name}={names}" if "." in key else f"{there.path} with {group.name}={names}"] = None
+    return list(found)
 
 
 def _chosen(conf: Path) -> DictConfig:
@@ -122,11 +173,6 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
             yield name
         if isinstance(value, dict):
             yield from _keys(value, name)
-
-
-def _flag_first(arguments: list[str]) -> list[str]:
-    """-m in front: argparse refuses it between two overrides."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def _in_job(error: BaseException) -> bool:

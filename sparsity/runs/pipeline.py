@@ -178,7 +178,7 @@ def _will_need(job: Job, outlook: Outlook) -> tuple[Needed, list[str]]:
 def _preview(job: Job, held: Held | None) -> None:
     decoder = dense_model(job, held).decoder
     outlook = _outlook(job, decoder, planned(job, decoder))
-    preview(job.settings, job.parts, decoder, outlook.plan, _will_need(job, outlook)[1])
+    preview(job, decoder, outlook.plan, _will_need(job, outlook)[1])
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""What a run would do, without doing it: layers, statistics, text, and the bytes that it will hold."""
+"""What a run would do, without doing it: its parts in words, layers, statistics, text, and the bytes that it will hold."""
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 
@@ -10,13 +11,27 @@ from rich.table import Table
 from ..core import Site
 from ..engine import Plan
 from ..models import Decoder
-from ..options.components import Parts
-from ..options.settings import Settings
 from ..record.console import console, say
+from ..stages.job import Job
+from .composition import composition
+
+INDENT = 13  # columns, for the name of a part
+WIDEST = 100
 
 
-def preview(settings: Settings, parts: Parts, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:
-    """`told`: what it will need."""
+def preview(job: Job, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:
+    """Print what the job would do. `told`: what it will need."""
+    settings, parts = job.settings, job.parts
+    width = max(60, min(console.width, WIDEST))
+    for part, lines in composition(job.config, job.place.choices):
+        for number, line in enumerate(lines):
+            first = f"{'' if number else part:<{INDENT}}"
+            say(
+                textwrap.fill(
+                    line, width, initial_indent=first, subsequent_indent=" " * (INDENT + 2), break_on_hyphens=False
+                )
+            )
+    say("")
 
     def kind(site: Site) -> tuple[str, str, str, str]:
         shape = " x ".join(map(str, decoder.layer(site).weight_OI.shape))

@@ -55,12 +55,15 @@ EARLY = {  # no model is loaded
         ["experiment=best_quality", "model=tiny", "recover=none"],
         ["recover.lr, recover.held_out are no options of NoRecovery", "~recover.lr ~recover.held_out"],
     ),
-    "unknown method": (["method=wnda"], ["method/wnda", "dense", "magnitude", "sparsegpt", "wanda"]),
+    "unknown method": (
+        ["method=wnda"],
+        ["no method=wnda", "Did you mean method=wanda", "dense", "magnitude", "sparsegpt"],
+    ),
     "unknown evaluator": (
         ["evaluation=[perplexit]"],
-        ["perplexit", "Available options in 'evaluation': ", "perplexity"],
+        ["no evaluation=perplexit", "Options of evaluation: ", "Did you mean evaluation=perplexity"],
     ),
-    "unknown experiment": (["experiment=nope"], ["experiment/nope", "first_run"]),
+    "unknown experiment": (["experiment=nope"], ["no experiment=nope", "first_run"]),
     "value of a method": (["method.scope=rows"], ["method.scope=rows", "expected row or layer"]),
     "sparsity of one": (["sparsity=1"], ["sparsity=1", "expected a number >= 0 and < 1"]),
     "negative sparsity": (["sparsity=-0.1"], ["sparsity=-0.1", "expected a number >= 0"]),
@@ -102,7 +105,7 @@ EARLY = {  # no model is loaded
         ["method.damp is not set", "SparseGPT"],
     ),
     "broken reference": (["method.scope=${nope}"], ["'nope' not found", "method.scope"]),
-    "several values": (["sparsity=0.1,0.2"], ["Ambiguous value", "--multirun"]),
+    "several values": (["sparsity=0.1,0.2"], ["sparsity=0.1,0.2 has several values", "add -m"]),
 }
 LATE = {  # a model is loaded, and no block run
     "does not divide": (
