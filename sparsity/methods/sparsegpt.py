@@ -26,12 +26,14 @@ GRAM = Tap(Gram())
 @dataclass(frozen=True)
 @checked
 class SparseGPT:
+    """The method SparseGPT."""
+
     scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
     damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
     width: Count  # inputs in a block, rounded down to whole groups of an n-of-m pattern
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer has inputs."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)

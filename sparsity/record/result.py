@@ -21,7 +21,7 @@ from .older import SCHEMA, upgraded
 from .store import RESULT, read_result
 
 if TYPE_CHECKING:  # a report reads results, and loads no torch
-    from ..core import Measured
+    from ..evaluator import Measured
 
 
 def _texts(value: Any) -> dict[str, str]:

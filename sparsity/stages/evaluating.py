@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..cache import content_hash
-from ..core import Evaluator, Measured, Model, UserError
+from ..core import UserError
 from ..evaluation import Divergence, Walked
 from ..evaluation.windows import Windowed
+from ..evaluator import Evaluator, Measured, Model
 from ..measures import Measure
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..notes import Notes

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..allocation import Allocation
-    from ..core import Evaluator
+    from ..evaluator import Evaluator
     from ..options.settings import Settings
     from ..stream import Needs
 

@@ -23,7 +23,7 @@ def write(data: Path, into: Path) -> int:
 
 
 def requests(folder: Path, task: str) -> list[tuple[list[tuple[str, str]], object]]:
-    """What the model is asked for each document, and the right answer."""
+    """The prompts of each document and the right answer."""
     loaded = harness.load(harness.manager(folder, False, ()), [task], None)["tasks"][task]
     loaded.build_all_requests()
     documents = [doc for _, doc in loaded.doc_iterator()]

@@ -11,8 +11,9 @@ import pytest
 from commands import MEASURED, SMALL, UNMEASURED, command, run
 from reports import finished, gathered
 
-from sparsity.core import Measured, UserError
+from sparsity.core import UserError
 from sparsity.evaluation import Divergence
+from sparsity.evaluator import Measured
 from sparsity.measures import Measure, both, said
 from sparsity.record.result import Result, evaluated, read
 from sparsity.report.build import build

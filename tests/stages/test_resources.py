@@ -252,7 +252,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Of processes, by name."""
+    """The peak memory of processes, by name."""
     folder: Path = tmp_path_factory.mktemp("models")
     models = {n: write(folder / str(n), llama(n, 768, 2048, 12, 8192), torch.float32) for n in (8, 32)}
     return {name: measured(models[blocks], 64, *words) for name, (blocks, *words) in RUNS.items()}

@@ -222,7 +222,7 @@ def test_trackio_replaces_a_run_that_is_started_again_and_asks_no_network(work):
     ended = subprocess.run((sys.executable, "-c", REPEATED), env=environment, capture_output=True, text=True)
     *alerts, refused = ended.stdout.splitlines()
     assert alerts == ["[('RuntimeError: no memory', 'error')]"] * 2, ended.stderr
-    assert refused.startswith("tracker=trackio failed (RuntimeError: this process keeps its runs in ")
+    assert refused.startswith("tracker=trackio failed (RuntimeError: this process already stores its runs in ")
     assert ended.stderr == ""
     assert Study(work / "kept", "project").history("id") == [{"layer/block": 0}, {"b": 2}]
 
