@@ -18,7 +18,12 @@ STARTING = (
         "    pass\nfrom transformers import PreTrainedModel, ",
         TESTS,
     ),
-    Mutant("a word is an option", COMMAND, 'if re.fullmatch(r"[A-Za-z][\\w-]*", first):', "if False:", TESTS),
     Mutant("no garbage is collected", COMMAND, "        gc.enable()", "        pass", TESTS),
-    Mutant("a launcher gets a function without a name", COMMAND, "(job), conf)", "(lambda c: job(c)), conf)", TESTS),
+    Mutant(
+        "a launcher gets a function without a name",
+        COMMAND,
+        "(job), conf, COMMANDS)",
+        "(lambda c: job(c)), conf, COMMANDS)",
+        TESTS,
+    ),
 )
