@@ -1,5 +1,6 @@
-"""Ranges of options, declared in their types: `quantile: Annotated[float, Range(least=0, most=1)]`, or by a name, `seed: Seed`.
+"""The ranges of options, which are declared where their types are.
 
+An option has a range in its annotation, `quantile: Annotated[float, Range(least=0, most=1)]`, or by a name, `seed: Seed`.
 One function, `fits`, compares a value with its type and range. It is called twice: when a component is made, also in a notebook
 (`checked`), and when the options of a run are read, before any component is made; then the message has the option's full path. NaN
 and infinity are refused, unless a range says that infinity means something.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ TAIL = "outside."  # prefix of the parameters among the tensors of `reference`
 @dataclass(frozen=True)
 class Divergence(Windowed):
     """The evaluator of the divergence from the dense model's predictions."""
+
+    keeps_states: ClassVar[bool] = True
 
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         def each(batches: Sequence[Tensor]) -> Iterator[Tensor]:

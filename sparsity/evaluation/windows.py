@@ -28,6 +28,7 @@ class Windowed:
     reads_text: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = True
+    keeps_states: ClassVar[bool] = False  # the hidden states of the dense model's text are remembered
 
     seqlen: Tokens  # in a window
     windows: Count | None  # the first so many windows; None: all

@@ -20,6 +20,10 @@ class Refinement(Protocol):
         """The kind of outputs of the dense block that it needs; None: it needs no text, and `refine` is not called."""
         ...
 
+    def passes(self, batches: int) -> int:
+        """The largest number of forward passes of a batch; a backward pass counts as two. 0 if it tunes nothing."""
+        ...
+
     def check(self, sequences: int, batch_size: int) -> None:
         """Raise `UserError` if a calibration text of `sequences` sequences, in batches of `batch_size`, is not enough."""
         ...

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..cache import content_hash
 from ..core import UserError
-from ..evaluation import Divergence, Walked
+from ..evaluation import Walked
 from ..evaluation.windows import Windowed
 from ..evaluator import Evaluator, Measured, Model
 from ..measures import Measure
@@ -66,7 +66,7 @@ class Evaluate(Plain):
         windowed = [evaluator for evaluator in outlook.parts.evaluation.values() if isinstance(evaluator, Windowed)]
         tokens = [_tokens(evaluator, outlook.tokens) for evaluator in windowed]
         blocks = len(outlook.decoder.blocks)
-        kept = [n * (streamed + isinstance(asked, Divergence)) for asked, n in zip(windowed, tokens, strict=True)]
+        kept = [n * (streamed + asked.keeps_states) for asked, n in zip(windowed, tokens, strict=True)]
         each = [blocks * of.operations(evaluator.seqlen) + of.logits for evaluator in windowed]
         peak = {
             "logits": max((_logits(evaluator, of) for evaluator in windowed), default=0),

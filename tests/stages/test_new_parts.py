@@ -157,7 +157,7 @@ def test_a_stage_takes_at_most_six_files(checkout):
     (checkout / "conf" / "scale" / "by.yaml").write_text(
         "_target_: sparsity.stages.scaling.Scaling\nby: 1.5  # any number but 0\n"
     )
-    edit(checkout / "conf" / "config.yaml", "  - recover: none\n", "  - recover: none\n  - scale: by\n")
+    edit(checkout / "conf" / "config.yaml", "  - recover: none ", "  - scale: by\n  - recover: none ")
     edit(package / "record" / "groups.py", '"evaluation", "tracker")', '"scale", "evaluation", "tracker")')
     edit(package / "options" / "components.py", "    recover: Recovery\n", "    recover: Recovery\n    scale: Any\n")
     order = package / "stages" / "order.py"
