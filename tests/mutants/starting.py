@@ -10,7 +10,9 @@ TESTS = "tests/runs/test_command.py"
 STARTING = (
     Mutant("another one on the PATH", STARTED, "found and Path(found).resolve() == script.resolve()", "found", TESTS),
     Mutant("torchrun starts a script of pip's", STARTED, "module = installed or script", "module = script", TESTS),
-    Mutant("--help waits for torch", "sparsity/record/store.py", "from ..errors import", "from ..core import", TESTS),
+    Mutant(
+        "--help waits for torch", "sparsity/record/store.py", "from ..user_error import", "from ..core import", TESTS
+    ),
     Mutant(
         "a finished run waits for transformers",
         "sparsity/models/tiny.py",
