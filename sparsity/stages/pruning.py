@@ -183,7 +183,9 @@ class _Walk:
     work: Work
     rows: list[dict[str, Any]] = field(default_factory=list)  # of layers.csv
     refined: list[dict[str, Any]] = field(default_factory=list)  # of blocks.csv
-    keeps: dict[Site, Tensor] = field(default_factory=dict)  # packed bits of each mask
+    keeps: dict[Site, Tensor] = field(
+        default_factory=dict
+    )  # packed bits of the masks: of a block, or all for a recovery
     resumed: list[int] = field(default_factory=list)  # blocks at which the run was resumed
     digest: Any = field(default_factory=hashlib.sha256)  # of all masks
 
@@ -202,6 +204,7 @@ class _Walk:
         for row in was.rows:
             self._add(sites[row["name"]], row, was.keeps[row["name"]])
         self._refined(block, was.refined)
+        self._forget()
         self.resumed = [*was.resumed]
         self.work.clock.seconds |= was.seconds
 
@@ -218,6 +221,7 @@ class _Walk:
             with clock("journal"):
                 self.tables()
                 self._keep(block, self.rows[first:], facts, streams)
+            self._forget()
         with clock("prune"):
             yield from prune_head(plan, device)
 
@@ -243,6 +247,11 @@ class _Walk:
         self.keeps[site] = keep_B
         self.digest.update(keep_B.numpy().tobytes())
         self.work.record.layer(row)
+
+    def _forget(self) -> None:
+        """Drop the masks of a finished block, unless a recovery will need them: memory must not grow with depth."""
+        if not self.work.job.parts.recover.reads_text:
+            self.keeps.clear()
 
     def _refined(self, block: Block, facts: Mapping[str, float]) -> None:
         if facts:
