@@ -305,3 +305,12 @@ class Criterion(ABC):
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:
     """The taps without repetitions, in the order of their first occurrence."""
     return tuple(dict.fromkeys(taps))
+
+
+def solving(component: object, site: Site, outputs: int, inputs: int) -> float:
+    """The products (O, I) (I, I) that a method or a corrector makes for a layer at most, as it says itself in `products`.
+
+    0 for a component that does not say: a score costs less than the statistics that it reads.
+    """
+    says: Callable[[Site, int, int], float] | None = getattr(component, "products", None)
+    return says(site, outputs, inputs) if says else 0.0

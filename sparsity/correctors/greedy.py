@@ -22,7 +22,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import wide
 from ..ranges import Range, Share, Steps, checked
 from .channels import Channels, columns, seen, take
@@ -46,6 +46,10 @@ class Greedy(Selective):
     early_stop: bool
     tolerance: Part  # the share of the current loss that a channel must gain, with `early_stop`
     passes: Steps
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """A product for each pass over all channels."""
+        return self.passes * (1.0 if self.select == "all" else self.fraction) + 0.5
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import double, line_search, never_worse, row_dot
 from ..quadratic import (
     Spiked,
@@ -45,6 +45,10 @@ class Optimal(Selective):
     select: Select
     fraction: Share  # of the channels with a survivor; `all` does not read it
     salience: Salience
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and three around them; a box takes a second product in each step."""
+        return 3.0 + self.steps * (1 if self.max_change is None else 2)
 
     def system(self, state: GramState) -> Spiked:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)

@@ -63,6 +63,10 @@ class ADMM:
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
 
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and the inverses of the resolvent and of the metric."""
+        return self.iterations + 2 * inputs / outputs
+
     def system(self, state: GramState) -> System:
         matrix_II, ridge_I, scale_I, damp = units(state, self.metric, self.damp)
         return System(*resolvent(matrix_II, ridge_I, damp, self.rho), scale_I)

@@ -56,6 +56,10 @@ class ALPS:
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
 
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and an inverse for every rise of rho: at most, since the mask usually settles earlier."""
+        return self.iterations * (1 + inputs / (outputs * self.every))
+
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         matrix_II, ridge_I, scale_I, damp = stats.derived(GRAM, units, self.metric, self.damp)
         dtype = scale_I.dtype

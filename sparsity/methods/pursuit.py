@@ -23,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, solving
 from ..linalg import row_dot
 from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
 from ..ranges import Ridge, Share, Steps, StepsOrZero, checked
@@ -47,6 +47,10 @@ class Pursuit(Successor):
 
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Those of the base, of the first refit, and of a refit in each round, with two products for residuals."""
+        return solving(self.base, site, outputs, inputs) + 2 * self.steps + 2 + self.rounds * (self.steps + 2)
 
     def system(self, state: GramState) -> Spiked:
         return spiked(unit_diagonal(state.gram_II, self.damp), strong_directions(len(state.gram_II)))

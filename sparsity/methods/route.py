@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError, solving
 from ..ranges import checked
 
 
@@ -51,6 +51,10 @@ class Route:
             )
         for key, served in taken.items():
             self.routes[key].check(served, pattern)
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Those of the method that the layer is routed to."""
+        return solving(self.at(site), site, outputs, inputs)
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
         return self.at(site).needs(site)

@@ -41,6 +41,10 @@ class SparseGPT:
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
 
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Half a product for the sweep, and a factorisation with a triangular inverse."""
+        return 0.5 + inputs / (3 * outputs)
+
     def factor(self, state: GramState) -> Factor:
         """The inverse factor of the damped Gram, in which an input that was always zero stands alone."""
         return escalate(living(state.gram_II), self.damp)

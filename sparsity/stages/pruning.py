@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Site, UserError
+from ..core import Site, UserError, solving
 from ..engine import GRAM, LayerReport, prune_block, prune_head
 from ..methods import Route
 from ..models import Block
@@ -105,6 +105,7 @@ class Prune(Plain):
                 "calibration": passes * blocks * each,
                 "statistics": learnt * sum(products(calibration, decoder, plan.needs).values())
                 + judged * sum(products(calibration, decoder, judges).values()),
+                "solving": sum(_solving(outlook, site) for site in plan.needs),
                 "refining": tokens_of_tuning(plan.refinement, calibration) * blocks * each,
             },
             moved=2 * of.weights * (streamed and plan.last >= 0),
@@ -256,6 +257,15 @@ class _Walk:
     def _refined(self, block: Block, facts: Mapping[str, float]) -> None:
         if facts:
             self.refined.append({"block": block.index, **facts})
+
+
+def _solving(outlook: Outlook, site: Site) -> int:
+    """Operations of the method and the corrector for a layer, as they say themselves."""
+    plan, (outputs, inputs) = outlook.plan, outlook.decoder.layer(site).weight_OI.shape
+    if not plan.method.asked(site, plan.patterns[site]):
+        return 0
+    products = sum(solving(part, site, outputs, inputs) for part in (plan.method, plan.corrector))
+    return round(2 * outputs * inputs**2 * products)
 
 
 def _copies(outlook: Outlook) -> int:
