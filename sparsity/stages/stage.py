@@ -79,7 +79,7 @@ class Stage(Protocol[K]):
 
     @property
     def clocks(self) -> Sequence[str]:
-        """The names under which it counts seconds, its own the first, in the order of result.json."""
+        """The names under which its seconds are counted, in the order of result.json. A stage with several counts them itself."""
         ...
 
     @property

@@ -5,13 +5,14 @@ import math
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from checkpoints import tiny, zeros
-from commands import MEASURED, SMALL, UNMEASURED, command
+from commands import MEASURED, SMALL, UNMEASURED, command, run
 from composing import compose
 from omegaconf import OmegaConf
 
@@ -125,3 +126,9 @@ def test_the_peak_is_the_process_s_own():
     said = "from sparsity.record.environment import peak_memory; print(peak_memory())"
     child = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
     assert peak_memory() > len(held) > int(child.stdout)
+
+
+def test_no_second_is_counted_twice(work):
+    start = time.perf_counter()
+    found = run(*MEASURED, "method=sparsegpt", "refine=block", "refine.epochs=1", "calibration.batch_size=1")
+    assert 0 < sum(found.result["seconds"].values()) < time.perf_counter() - start
