@@ -116,13 +116,13 @@ def living(gram_II: Tensor) -> Tensor:
     return living_II
 
 
-def damped(gram_II: Tensor, damp: float, mean: Tensor | None = None) -> Tensor:
+def damped(gram_II: Tensor, damp: float, diagonal_I: Tensor | None = None) -> Tensor:
     """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations.
 
-    `mean`: of a larger matrix's diagonal, where this is a part of it.
+    `diagonal_I`: that of the whole, where this is a part of G.
     """
     damped_II = gram_II.clone()
-    damped_II.diagonal().add_(damp * (gram_II.diagonal().mean() if mean is None else mean))
+    damped_II.diagonal().add_(damp * (gram_II.diagonal() if diagonal_I is None else diagonal_I).mean())
     return damped_II
 
 

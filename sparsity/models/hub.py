@@ -38,7 +38,7 @@ class Hub:
             raise Refused({"name": self.name}, f"owner/model, as the hub spells it; {first_line(err)}") from err
         if self.stream and self.trust_remote_code:
             raise Refused(
-                {"stream": True, "trust_remote_code": True},
+                {"stream": self.stream, "trust_remote_code": self.trust_remote_code},
                 "one of them: what code that comes with a model computes when it is loaded cannot be known here; leave one false",
             )
         if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
