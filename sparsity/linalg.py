@@ -122,13 +122,13 @@ def living(gram_II: Tensor) -> Tensor:
     return living_II
 
 
-def damped(gram_II: Tensor, damp: float, mean_D: Tensor | None = None) -> Tensor:
+def damped(gram_II: Tensor, damp: float, diagonal_I: Tensor | None = None) -> Tensor:
     """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations.
 
-    `mean_D`: the mean diagonal, a scalar, of a larger matrix of which this one is a part.
+    `diagonal_I`: the diagonal of a larger matrix, if this one is a part of it. Its mean then counts.
     """
     damped_II = gram_II.clone()
-    damped_II.diagonal().add_(damp * (gram_II.diagonal().mean() if mean_D is None else mean_D))
+    damped_II.diagonal().add_(damp * (gram_II.diagonal() if diagonal_I is None else diagonal_I).mean())
     return damped_II
 
 

@@ -59,5 +59,5 @@ class Hessian(Selective):
 
 def factor(gram_SS: Tensor, g_I: Tensor, damp: float) -> Factor:
     """The lower Cholesky factor of G_SS + damp * mean(g) * I."""
-    living_SS, mean = living(gram_SS), g_I.mean()
-    return retry(lambda used: torch.linalg.cholesky_ex(damped(living_SS, used, mean)), damp)
+    living_SS = living(gram_SS)
+    return retry(lambda used: torch.linalg.cholesky_ex(damped(living_SS, used, g_I)), damp)

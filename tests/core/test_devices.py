@@ -137,7 +137,7 @@ LINALG: dict[str, list[tuple[Callable[[], Any], list[Any]]]] = {
     "living": [(lambda: linalg.living(away(I, I)), [GRAM_32])],
     "damped": [
         (lambda: linalg.damped(away(I, I), 0.01), [GRAM_32]),
-        (lambda: linalg.damped(away(I, I), 0.01, away(1)[0]), [GRAM_32]),
+        (lambda: linalg.damped(away(I, I), 0.01, away(2 * I)), [GRAM_32]),
     ],
     "upper_inverse": [(lambda: linalg.upper_inverse(away(300, 300)), [((300, 300), F32)])],
     "inverse_factor": [

@@ -32,7 +32,7 @@ EARLY = {  # no model is loaded: what is done to the folder, what is asked, and 
     "no document": (nothing, asked("piqa", limit=0), ["evaluation.lm_eval.limit=0 is not valid", ">= 1"]),
     "no batch": (nothing, asked("piqa", batch_size=0), ["evaluation.lm_eval.batch_size=0 is not valid"]),
     "less than no example": (nothing, asked("piqa", num_fewshot=-1), ["num_fewshot=-1", ">= 0"]),
-    "no task": (nothing, asked(), ["evaluation.lm_eval.tasks is empty", "[arc_easy,piqa]"]),
+    "no task": (nothing, asked(), ["evaluation.lm_eval.tasks=[] is not valid", "with one entry at least"]),
     "no list": (nothing, asked(tasks="piqa"), ["evaluation.lm_eval.tasks=piqa", "expected a list"]),
     "no folder": (nothing, asked("piqa", tasks_path="none"), ["tasks_path=none does not exist", "sparsity.runs.tasks"]),
     "a file": (nothing, asked("piqa", tasks_path="evaluation.txt"), ["evaluation.txt is a file", "expected a folder"]),

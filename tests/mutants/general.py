@@ -33,7 +33,11 @@ GENERAL = (
     Mutant("activations squared in place", LINALG, "to(dtype, copy=True)", "to(dtype)", IDENTITIES),
     Mutant("finite if the sum is", LINALG, " or bool(x_ANY.isfinite().all())", "", IDENTITIES),
     Mutant(
-        "absolute damping", LINALG, "damp * (gram_II.diagonal().mean() if mean is None else mean)", "damp", IDENTITIES
+        "absolute damping",
+        LINALG,
+        "damp * (gram_II.diagonal() if diagonal_I is None else diagonal_I).mean()",
+        "damp",
+        IDENTITIES,
     ),
     Mutant("no escalation", LINALG, "if info.item() == 0:", "if True:", IDENTITIES),
     Mutant("dead inputs keep weights", "sparsity/methods/sparsegpt.py", ".masked_fill(dead_I, 0)", "", IDENTITIES),
