@@ -1,13 +1,13 @@
-"""make verify: what must not change a bit of a pruned model, on a real one. Exits with 1 if anything does.
+"""make verify: checks on a real model that changes without effect leave the pruned model identical, to the last bit.
 
-Without a correction the mask and the weights are Wanda's, however one arrives there:
+Exits with 1 if one does not. Without a correction, the mask and the weights must be Wanda's in all of these ways:
 
-    salience    running sums of squares, or the diagonal of a Gram matrix that is folded here, with no code in common
+    salience    running sums of squares, or the diagonal of a Gram matrix, which is folded by independent code in this file
     batches     all calibration sequences in one batch, a few at a time, one at a time
     reductions  Route with Wanda everywhere; NeuronRank on top of Wanda with every exponent of its factor at 0;
                 greedy with a step of 0; hessian and optimal with a max_change of 0
 
-Each walk starts from the dense model and prunes every layer of every block. What is compared are hashes over all masks and over all
+Each walk starts from the dense model and prunes every layer of every block. Compared are the hashes of all masks and of all
 parameters of the model.
 """
 
@@ -42,13 +42,15 @@ NO = NoCorrection()
 
 
 class Gram64(NamedTuple):
+    """The Gram matrix in float64, and the number of tokens."""
+
     gram_II: Tensor
     tokens: int
 
 
 @dataclass(frozen=True)
 class Gram64Fold:
-    """X'X in float64, token by token block, of its own: shares no line with sparsity/statistics."""
+    """The statistic X'X in float64, written independently of sparsity/statistics."""
 
     grouping: None = None
 
@@ -68,7 +70,7 @@ class Gram64Fold:
 
 @dataclass(frozen=True)
 class WandaByGram(Criterion):
-    """|W_oi| * sqrt(G_ii / N)."""
+    """Wanda's score from the diagonal of a Gram matrix: |W_oi| * sqrt(G_ii / N)."""
 
     scope: Scope
 
@@ -81,12 +83,14 @@ class WandaByGram(Criterion):
 
 
 class Outcome(NamedTuple):
-    keep: str  # sha256 over all masks
+    """The hashes of a pruned model."""
+
+    masks: str  # sha256 over all masks
     weights: str  # sha256 over all parameters
 
 
 class Bench:
-    """A model that is put back to dense before every walk."""
+    """A model that is restored to its dense weights before every walk."""
 
     def __init__(self, words: Sequence[str]):
         config = compose(words)
@@ -117,12 +121,13 @@ class Bench:
 
 
 def compose(words: Sequence[str]) -> DictConfig:
-    """The configuration of a small run, with the command line's words on top."""
+    """The configuration of a small run, changed by the options of the command line."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", ["calibration.num_sequences=8", "calibration.seqlen=256", *words])
 
 
 def main(words: Sequence[str]) -> int:
+    """Run the command. Returns the exit status."""
     bench = Bench(words)
     wanda = Wanda("row")
     factor = TfIdf(
@@ -145,7 +150,7 @@ def main(words: Sequence[str]) -> int:
     reference = bench.walk(wanda)
     layers, tokens = len(bench.dense), bench.ids_BT.numel()
     print(f"wanda, {bench.pattern}, {layers} layers, {tokens} tokens in batches of {bench.calibration.batch_size}")
-    print(f"mask {reference.keep[:16]}  weights {reference.weights[:16]}\n")
+    print(f"mask {reference.masks[:16]}  weights {reference.weights[:16]}\n")
     different = 0
     for claim, walk in claims.items():
         start = time.perf_counter()
@@ -153,7 +158,7 @@ def main(words: Sequence[str]) -> int:
         parts = [name for name in Outcome._fields if getattr(found, name) != getattr(reference, name)]
         different += bool(parts)
         verdict = f"DIFFERENT {' and '.join(parts)}" if parts else "identical"
-        print(f"{claim:45} {verdict:28} {found.keep[:16]} {found.weights[:16]} {time.perf_counter() - start:6.1f} s")
+        print(f"{claim:45} {verdict:28} {found.masks[:16]} {found.weights[:16]} {time.perf_counter() - start:6.1f} s")
     print(f"\n{len(claims) - different} of {len(claims)} identical to wanda, bit for bit")
     return 1 if different else 0
 

@@ -1,9 +1,9 @@
-"""A bench for pruning causal language models.
+"""A laboratory bench for pruning causal language models. The docstring of each room (subpackage) says what it holds.
 
-Importing it asks torch to take large tensors on the CPU from pages of 2 MiB, where Linux lends them to whoever asks: most of what a
-forward pass allocates is used once, and its first touch costs a fault for every page. THP_MEM_ALLOC_ENABLE=0 leaves torch as it is.
+Importing the package makes torch allocate large CPU tensors in pages of 2 MiB, if Linux allows it. A forward pass uses most of its
+memory only once, and the first use of each page costs a page fault. Set THP_MEM_ALLOC_ENABLE=0 to leave torch unchanged.
 """
 
 import os
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read when the first large tensor is made
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it when it allocates the first large tensor

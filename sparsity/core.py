@@ -1,28 +1,25 @@
-"""The values and interfaces that everything else is written in.
+"""The values and interfaces that all other modules share.
 
 Shape letters   B sequences   T tokens   N = B*T   V vocabulary   I inputs   O outputs   G groups   M members of a group
                 J neurons   R rows of a grouping (documents, topics)   E width of an embedding   L levels of sparsity
 Polarity        `keep` marks survivors (True survives).   Scores: the larger survives.
-Words           `scope`: within what a criterion's scores may be compared.   `sparsity`: the fraction removed, in [0, 1).
+Words           `scope`: the weights whose scores are compared, a row or the layer.   `sparsity`: the fraction removed, in [0, 1).
 
-A *method* says what it must know (`needs`) and which weights survive; a *pattern* says which masks are allowed; a *corrector*
-says what the survivors become. None of them holds a tensor: they are frozen values, and `repr` of one is its configuration.
+A *method* declares the statistics that it needs and chooses the mask; a *pattern* says which masks are allowed; a *corrector*
+computes new values for the survivors. None of them holds a tensor: they are frozen values, and `repr` shows their configuration.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar, TypeVarTuple, cast, final
 
 import torch
 from torch import Tensor
 
-from .measures import Measure
-from .notes import NO_NOTES, Notes
 from .processes import ALONE, Processes
 from .user_error import UserError as UserError
 
@@ -40,31 +37,32 @@ Side = Literal["input", "output"]
 
 @dataclass(frozen=True)
 class Neurons:
-    """The neurons that a layer's weight belongs to, one to each of its rows or columns, and the modules whose activations they are.
+    """The neurons of a layer, one for each row or column of its weight, and the modules that hold their activations.
 
-    Modules are full names. An MLP's neurons are the inputs of its down projection: rows of gate and up, columns of down. The
-    outputs of a query, key or value projection are its own neurons (rows), the inputs of the output projection are its (columns).
+    Modules are given by full name. The neurons of an MLP are the inputs of its down projection: rows of gate and up, columns of
+    down. Those of a query, key or value projection are its outputs (rows), those of the output projection its inputs (columns).
     """
 
     axis: Literal["row", "column"]
-    count: int  # a fused projection has several rows to a neuron: row r belongs to neuron r mod count
+    count: int  # a fused projection has several rows per neuron: row r belongs to neuron r mod count
     module: str
-    side: Side  # of the module, where the neurons' activations are seen
-    gate: str | None = None  # the module whose outputs, the first `count` of them, go into the activation function
-    activation: str | None = None  # the activation function's own module
+    side: Side  # the side of the module on which the neurons' activations are seen
+    gate: str | None = None  # the module whose first `count` outputs go into the activation function
+    activation: str | None = None  # the module of the activation function
 
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where a linear layer lives. Hashable, printable, holds no tensor."""
+    """The place of a linear layer in the model. Hashable and printable; holds no tensor."""
 
-    block: int  # index of the decoder block, from 0; the head's is the number of blocks
-    name: str  # the model's own full name: "model.layers.3.mlp.down_proj"
+    block: int  # index of the decoder block, from 0; for the output head, the number of blocks
+    name: str  # the layer's full name in the model: "model.layers.3.mlp.down_proj"
     role: Role
-    neurons: Neurons | None = field(default=None, compare=False, repr=False)  # None: not understood
+    neurons: Neurons | None = field(default=None, compare=False, repr=False)  # None: this architecture's are not known
 
     @property
     def leaf(self) -> str:
+        """The last part of the name: "down_proj"."""
         return self.name.rpartition(".")[2]
 
 
@@ -78,10 +76,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method made of a layer. `facts` are numbers worth a column in the layer table, such as the damping that was used.
+    """The result of a method: weight (O, I) and mask (O, I). `facts` are columns of the layer table, such as the damping used.
 
-    The engine compares the mask with what was asked: as many weights go, to less than one a row, which whole weights of a row
-    make. A method whose own rule removes fewer or more than that says how many.
+    The engine compares the mask with the requested sparsity. They may differ by less than one weight per row, and by the numbers
+    of weights in `fewer` and `more`, if the method's own rule removes fewer or more.
     """
 
     weight_OI: Tensor
@@ -94,7 +92,7 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Corrected:
-    """What a corrector made of the survivors. `facts` become columns `corrector_...` of the layer table."""
+    """The result of a corrector: the weight (O, I). `facts` become columns `corrector_...` of the layer table."""
 
     weight_OI: Tensor
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -102,13 +100,14 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Tap(Generic[S]):
-    """A statistic, and the module of the layer's block whose activations it folds. The tap that asks for a state reads it."""
+    """A statistic and the module in the layer's block whose activations it folds. `Stats` is indexed by the tap."""
 
     statistic: Statistic[S]
     of: str | None = None  # the module's full name; None: the layer itself
     side: Side = "input"
 
     def source(self, site: Site) -> tuple[str, Side]:
+        """The full name of the tapped module, and its side."""
         return self.of or site.name, self.side
 
     def __str__(self) -> str:
@@ -118,7 +117,7 @@ class Tap(Generic[S]):
 
 @dataclass
 class Folded:
-    """One statistic's state, shared by every layer that saw exactly the same tensors, and what was derived from it."""
+    """The state of one statistic, shared by all layers that saw exactly the same tensors, and the values derived from it."""
 
     state: Any
     derived: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -126,12 +125,12 @@ class Folded:
 
 @dataclass
 class Stats:
-    """The states that one site asked for, indexed by the taps that asked, and which of them were read."""
+    """The states that one site asked for, indexed by tap. `read` holds the taps that were used."""
 
     site: Site
     folded: Mapping[Tap[Any], Folded] = field(default_factory=dict)
     read: set[Tap[Any]] = field(default_factory=set)
-    processes: Processes = ALONE  # that have the same states, and share the layer's rows among them
+    processes: Processes = ALONE  # all hold the same states, and each computes a part of the layer's rows
 
     def _at(self, tap: Tap[Any]) -> Folded:
         if tap not in self.folded:
@@ -144,10 +143,9 @@ class Stats:
         return cast(S, self._at(tap).state)
 
     def derived(self, tap: Tap[S], derive: Callable[[S, *Ts], D], *arguments: *Ts) -> D:
-        """`derive(state, *arguments)`, computed once for all layers that share the state: the factor of q, k and v, for example.
+        """`derive(state, *arguments)`, computed once for all layers that share the state, such as one factor for q, k and v.
 
-        Equal callables with equal arguments share the result. A bound method of a frozen value is equal to itself, a fresh
-        lambda never is.
+        Equal callables with equal arguments share the result. Pass no new lambda: it is never equal to another one.
         """
         folded = self._at(tap)
         if (derive, arguments) not in folded.derived:
@@ -155,9 +153,9 @@ class Stats:
         return cast(D, folded.derived[derive, arguments])
 
     def by_rows(self, compute: Callable[..., tuple[Tensor, ...]], height: int, *whole_OI: Tensor) -> tuple[Tensor, ...]:
-        """What `compute` makes of panels of at most `height` rows, joined: for rows that are problems of their own.
+        """The results of `compute` on panels of at most `height` rows, joined. For problems that are independent row by row.
 
-        Every process goes through its share of them, so `compute` may see no row, and writes into nothing but its results.
+        Every process computes its share of the rows, which may be empty. `compute` must not write into its arguments.
         """
         rows = len(whole_OI[0])
         mine = self.processes.part(rows)
@@ -166,7 +164,7 @@ class Stats:
         return tuple(self.processes.joined(torch.cat(parts), rows) for parts in done)
 
     def keep(self, pattern: Pattern, score_PI: Tensor, scope: Scope, rows: int) -> Tensor:
-        """`pattern.keep` for `by_rows`: of a panel, or where the scope compares all `rows` of the layer, of a whole share."""
+        """The mask (P, I) of P rows, for use in `by_rows`; of all this process's rows if the scope compares the layer's `rows`."""
         if scope == "row" or pattern.group is not None:
             return pattern.keep(score_PI, scope)
         return pattern.keep(self.processes.joined(score_PI, rows), scope)[self.processes.part(rows)]
@@ -176,10 +174,10 @@ class Stats:
 
 
 class Grouping(Protocol):
-    """Which calibration tokens belong together: every token in one row, every row holding a token. A frozen, hashable value."""
+    """A division of the calibration tokens into rows. Every token is in one row, no row is empty. A frozen, hashable value."""
 
     def rows(self, sequences: int, seqlen: int) -> int:
-        """At most so many rows, known before the text is."""
+        """An upper bound of the number of rows, known before the text is read."""
         ...
 
     def labels(self, ids_BT: Tensor, embedding_VE: Tensor) -> Tensor:
@@ -192,186 +190,93 @@ class Statistic(Protocol[S]):
 
     @property
     def grouping(self) -> Grouping | None:
-        """What keeps tokens apart in the state; None where they are all alike."""
+        """The grouping by which the state separates tokens; None if it treats all tokens alike."""
         ...
 
     def zero(self, x_BTI: Tensor, rows: int) -> S:
-        """The state of no token, on the device of `x_BTI`. `rows` of the grouping, 0 without one."""
+        """The state before any token, on the device of `x_BTI`. `rows`: the number of rows of the grouping, 0 without one."""
         ...
 
     def add(self, state: S, x_BTI: Tensor, labels_BT: Tensor | None) -> S:
-        """Fold in one batch. May write into `state`: a second Gram per batch would double the memory.
+        """The state with one batch folded in. May write into `state`: a second Gram per batch would double the memory.
 
-        `labels_BT`: the tokens' rows, None without a grouping.
+        `labels_BT`: each token's row of the grouping; None without a grouping.
         """
         ...
 
     def merge(self, a: S, b: S) -> S:
-        """fold(x ++ y) == merge(fold(x), fold(y)). Writes into neither."""
+        """The state of two parts of the text: merge(fold(x), fold(y)) == fold(x ++ y). Must not write into `a` or `b`."""
         ...
 
     def finite(self, state: S) -> bool:
-        """False if a NaN or an infinity went into the fold."""
+        """False if a NaN or an infinity was folded in."""
         ...
 
 
 class Pattern(Protocol):
-    """Which masks are allowed, and which allowed mask keeps the largest scores."""
+    """The masks that are allowed, and the choice of the allowed mask that keeps the largest scores."""
 
     @property
     def sparsity(self) -> float:
-        """The fraction of every layer that this pattern asks to remove, in [0, 1)."""
+        """The fraction of weights that this pattern removes from every layer, in [0, 1)."""
         ...
 
     @property
     def group(self) -> int | None:
-        """How many consecutive inputs constrain one another (the m of n-of-m); None where any inputs may."""
+        """The m of n-of-m: the number of consecutive inputs that constrain one another; None without such groups."""
         ...
 
     def check(self, layer: Layer) -> None:
-        """Raise `UserError`, naming the site, if no mask of this pattern fits the layer."""
+        """Raise `UserError` with the layer's name if no mask of this pattern fits the layer."""
         ...
 
     def keep(self, score_OI: Tensor, scope: Scope) -> Tensor:
-        """The mask (O, I) of the best scores. Among equal scores the lower index is removed first."""
+        """The mask (O, I) that keeps the largest scores. Among equal scores the lower index is removed first."""
         ...
 
     def at(self, share: Fraction) -> Pattern:
-        """The same pattern removing this fraction. Raises `UserError` where the pattern leaves no choice."""
+        """This pattern with `share` as its sparsity. Raises `UserError` if the pattern allows only one sparsity."""
         ...
 
     def partly(self, share: float) -> Pattern:
-        """The same with that share, in [0, 1], of its removals: 0 keeps all, 1 is this pattern. For gradual methods."""
+        """This pattern with `share`, in [0, 1], of its removals: 0 keeps all weights, 1 is this pattern. For gradual methods."""
         ...
 
 
 class Method(Protocol):
-    """Choose the weights that survive (and, if it must, change them on the way)."""
+    """Chooses the weights that survive. A method may also change them while it chooses."""
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Raise `UserError` if these sites cannot be served under this pattern; log what its user would want to know."""
+        """Raise `UserError` if the method cannot prune these sites with this pattern. Logs what the user should know."""
         ...
 
-    def needs(self, site: Site) -> Collection[Tap[Any]]: ...
+    def needs(self, site: Site) -> Collection[Tap[Any]]:
+        """The statistics that `prune` reads for this site."""
 
     def asked(self, site: Site, pattern: Pattern) -> float:
-        """The fraction that will be asked of this site: `pattern.sparsity`, unless the method leaves the site alone."""
+        """The fraction of this site that `prune` will remove: `pattern.sparsity`, or 0 if the method leaves the site dense."""
         ...
 
-    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned: ...
+    def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
+        """The layer's mask, and its weight with zeros where the mask is False."""
 
 
 class Corrector(Protocol):
-    """Given the dense layer and the mask, choose the survivors' values. The support never grows, the layer loss never rises."""
+    """Computes new values for the survivors, from the dense layer and the mask. The mask stays; the layer loss never rises."""
 
     def needs(self, site: Site) -> Collection[Tap[Any]]: ...
 
-    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected: ...
-
-
-class Model(Protocol):
-    """What an evaluator may do with a model."""
-
-    @property
-    def model(self) -> Any:
-        """The transformers model itself, for what takes it whole; to be left as it was found."""
-        ...
-
-    @property
-    def tokenizer(self) -> Any:
-        """None where the model was given none."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes now."""
-        ...
-
-    def logits(self, ids_BT: Tensor) -> Tensor:
-        """Next-token logits (B, T, V) of ids on any device."""
-        ...
-
-    def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The same of each of some batches (B, T), of equal size but for the last. To be asked for once for a whole text: a model
-        that is read block by block is then read once."""
-        ...
-
-    def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The hidden states (B, T, I) behind the last block, likewise."""
-        ...
-
-    def outside(self) -> Mapping[str, Tensor]:
-        """The parameters outside the blocks, by name, but for token embeddings that the head does not share."""
-        ...
-
-    def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The logits (B, T, V) that these hidden states behind the last block become, position by position.
-
-        `outside`: another model's parameters outside the blocks, in the place of this one's and on its device.
-        """
-        ...
-
-    def culprit(self, ids_BT: Tensor) -> str:
-        """The first module whose output on these ids holds a NaN or an infinity, for a message."""
-        ...
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an evaluator found: a `summary` for result.json, one row per window or document for `<table>.csv`, and its measures.
-
-    A measure's name is its dotted path in the summary. Without measures the summary's numbers are shown as they are, and nobody
-    knows which way they are better.
-    """
-
-    summary: Mapping[str, Any]
-    table: str
-    rows: list[dict[str, Any]]
-    measures: Sequence[Measure] = ()
-
-
-class Evaluator(Protocol):
-    """Sees the dense model before pruning and the pruned one after."""
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether it measures on the dataset's evaluation text. Otherwise its `ids_N` may be empty."""
-        ...
-
-    @property
-    def remembers(self) -> bool:
-        """Whether `reference` may come from an earlier run, filed under model, `repr`, `files` and, if it reads it, text."""
-        ...
-
-    @property
-    def streams(self) -> bool:
-        """Whether a model that is read block by block will do: it asks for `logits_of`, `hidden_of`, `outside` and `head` alone."""
-        ...
-
-    def files(self) -> Sequence[Path]:
-        """The files of this machine that it reads besides the evaluation text."""
-        ...
-
-    def check(self, ids_N: Tensor) -> None:
-        """Raise `UserError` for every mistake that shows before a forward pass, such as too short a text."""
-        ...
-
-    def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
-        """What must be remembered of the dense model, on the CPU. `notes`: where a long evaluation keeps how far it is."""
-        ...
-
-    def compare(
-        self, pruned: Model, ids_N: Tensor, reference: Mapping[str, Tensor], notes: Notes = NO_NOTES
-    ) -> Measured: ...
+    def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
+        """The layer's weight with new values where the mask is True and zeros elsewhere."""
 
 
 class Criterion(ABC):
-    """A `Method` that scores every weight once. The only base class of the project: write `scope`, `needs` and `score`."""
+    """A `Method` that scores every weight once, and keeps the largest scores. Subclasses write `scope`, `score` and `needs`."""
 
     scope: Scope
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:  # noqa: B027 (a default, not an omission)
-        """Any layer has weights to score."""
+        """Accepts every layer: every weight has a score."""
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
         return ()
@@ -385,7 +290,7 @@ class Criterion(ABC):
         """Scores (O, I), comparable within `scope`; any floating dtype; no NaN."""
 
     def facts(self, layer: Layer, stats: Stats) -> Mapping[str, float]:
-        """Numbers about the scores that deserve a column in the layer table."""
+        """Numbers about the scores, for columns of the layer table."""
         return {}
 
     @final
@@ -398,5 +303,14 @@ class Criterion(ABC):
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:
-    """The taps without repetitions, in their order."""
+    """The taps without repetitions, in the order of their first occurrence."""
     return tuple(dict.fromkeys(taps))
+
+
+def solving(component: object, site: Site, outputs: int, inputs: int) -> float:
+    """The products (O, I) (I, I) that a method or a corrector makes for a layer at most, as it says itself in `products`.
+
+    0 for a component that does not say: a score costs less than the statistics that it reads.
+    """
+    says: Callable[[Site, int, int], float] | None = getattr(component, "products", None)
+    return says(site, outputs, inputs) if says else 0.0

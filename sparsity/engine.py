@@ -1,4 +1,4 @@
-"""The whole algorithm: for every block, learn what was asked, choose the survivors, repair them, refine the block, move on."""
+"""The pruning algorithm. For each block: collect statistics, choose masks, correct the survivors, refine the block, go on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LayerError = Literal["auto"] | bool
 
 @dataclass(frozen=True)
 class Plan:
-    """A composition that fits a model, and what each layer to be pruned will ask for."""
+    """A composition of method, patterns, corrector and refinement for one model, and the statistics that each layer needs."""
 
     method: Method
     patterns: Mapping[Site, Pattern]
@@ -35,32 +35,32 @@ class Plan:
     layer_error: LayerError
     needs: Mapping[Site, tuple[Tap[Any], ...]]
     refinement: Refinement
-    head: Block | None = None  # the output head, if it is to be pruned too: by magnitude
+    head: Block | None = None  # the output head, if it is pruned too (by magnitude)
 
     @property
     def sites(self) -> tuple[Site, ...]:
-        """All layers to be pruned, in the order of their reports."""
+        """All layers that are pruned, in the order of their reports."""
         return (*self.needs, *(self.head.linears if self.head else ()))
 
     @property
     def last(self) -> int:
-        """The last block that anything is asked of; -1: no text and no forward pass are needed."""
+        """The index of the last block that needs statistics or refinement; -1: no text and no forward pass are needed."""
         refined = self.refinement.target is not None
         return max((site.block for site, taps in self.needs.items() if taps or refined), default=-1)
 
 
 @dataclass(frozen=True)
 class LayerReport:
+    """The numbers of one pruned layer, and its mask. Errors are relative, sqrt(L(W) / L(0)); None without a Gram matrix."""
+
     site: Site
     shape: tuple[int, int]  # outputs, inputs
-    asked: float  # fraction
-    found: float  # fraction of the mask that was removed
-    error_before: (
-        float | None
-    )  # sqrt(L(W) / L(0)) on the calibration text, as the method left it; None where no Gram was folded
-    error: float | None  # the same, as the corrector left it
-    held_out_error: float | None  # the same on text that nothing was learnt from; None where there is none
-    seconds: float  # method, corrector and writing, without the errors
+    asked: float  # requested sparsity
+    found: float  # sparsity of the mask
+    error_before: float | None  # error on the calibration text after the method
+    error: float | None  # error on the calibration text after the corrector
+    held_out_error: float | None  # error after the corrector on held-out text; None without such a text
+    seconds: float  # method, corrector and writing, without the computation of the errors
     corrector_seconds: float
     facts: Mapping[str, float]
     keep_OI: Tensor
@@ -69,9 +69,10 @@ class LayerReport:
 def select(
     sites: Sequence[Site], roles: Collection[str], last_blocks: int | None, skip: Collection[str]
 ) -> tuple[Site, ...]:
-    """The sites to prune: those of `roles`, in the last `last_blocks` blocks (None: all), without those that `skip` names.
+    """The sites to prune: those with a role in `roles`, in the last `last_blocks` blocks (None: all), except those in `skip`.
 
-    A name is a layer's full name or its last part. A name that no layer has is refused, and so is an empty selection.
+    `skip` holds full names of layers or their last parts. Raises `UserError` for a name that no layer has, for `last_blocks` out of
+    range, and if no site is left.
     """
     depth = max(site.block for site in sites) + 1
     if last_blocks is not None and not 1 <= last_blocks <= depth:
@@ -82,7 +83,7 @@ def select(
         if not any(name in (site.name, site.leaf) for site in sites):
             leaves = ", ".join(dict.fromkeys(site.leaf for site in sites))
             raise UserError(
-                f"scope.skip names {name!r}, which no layer is called. Layers: {leaves}, or full names as {sites[0].name}"
+                f"scope.skip names {name!r}, but no layer has this name. Layers: {leaves}, or full names such as {sites[0].name}"
             )
     first = depth - (last_blocks or depth)
     chosen = [s for s in sites if s.role in roles and s.block >= first and not {s.name, s.leaf} & set(skip)]
@@ -95,7 +96,7 @@ def select(
 
 
 def asks(method: Method, corrector: Corrector, layer_error: LayerError, site: Site) -> tuple[Tap[Any], ...]:
-    """All that is folded for one layer."""
+    """The statistics of one layer: those of the method and the corrector, and with `layer_error=True` the Gram matrix."""
     return distinct([*method.needs(site), *corrector.needs(site), *([GRAM] if layer_error is True else [])])
 
 
@@ -109,11 +110,12 @@ def plan(
     head: bool = False,
     refinement: Refinement = NO_REFINEMENT,
 ) -> Plan:
-    """Every mistake in a composition surfaces here, before any text is read and any block runs. `sites` None: all of the blocks'.
+    """The plan of a composition. Raises `UserError` for every mistake in it, before any text is read or any block runs.
 
-    Every layer has the one pattern. An allocation replaces `patterns`, which may differ in their sparsity alone.
-    `head`: the output head as well, by magnitude, since no calibration text is run through it.
-    `layer_error`: True folds a Gram for every layer so that its error is known, "auto" reports it where one is folded anyway.
+    `sites`: the layers to prune, None for all layers of the blocks. All get the same pattern; an allocation later replaces
+    `patterns` by patterns with other sparsities. `head`: prune the output head too, by magnitude, as no calibration text runs
+    through it. `layer_error`: True collects a Gram matrix for every layer to report its error; "auto" reports the error only for
+    layers whose Gram matrix is collected anyway.
     """
     decoder.check_finite()
     chosen = tuple(decoder.sites if sites is None else sites)
@@ -130,9 +132,9 @@ def plan(
 
 
 def prune(stream: Stream, plan: Plan, held_out: Stream | None = None) -> Iterator[LayerReport]:
-    """Prune the planned layers of the stream's model in place, a report for each when done. Whoever iterates does the logging.
+    """Prune the planned layers of the stream's model in place. Yields a report after each layer; the caller does the logging.
 
-    `held_out`: of the same model, along text that nothing is learnt from; the layers' errors are taken on it too.
+    `held_out`: a stream of the same model over text that is used only to report the layers' errors.
     """
     for block in stream.blocks:
         yield from prune_block(stream, plan, block, held_out)
@@ -142,9 +144,9 @@ def prune(stream: Stream, plan: Plan, held_out: Stream | None = None) -> Iterato
 def prune_block(
     stream: Stream, plan: Plan, block: Block, held_out: Stream | None = None
 ) -> Generator[LayerReport, None, Mapping[str, float]]:
-    """The same of one block, in front of which the streams stand. They are moved on as far as the plan needs it.
+    """Prune one block. Both streams must be positioned at it; they are advanced if a later block needs them.
 
-    Returns what the refinement says of the block: nothing where there is none, or where nothing was asked of its layers.
+    Yields a report after each layer. Returns the numbers of the refinement: empty without one, and if the block keeps all weights.
     """
     keeps: dict[Site, Tensor] = {}
     refined: dict[str, float] = {}
@@ -169,7 +171,7 @@ def prune_block(
 
 
 def prune_head(plan: Plan, device: torch.device) -> Iterator[LayerReport]:
-    """The same of the output head, if that is planned."""
+    """Prune the output head by magnitude, if the plan includes it. Yields its report."""
     if plan.head:
         by_magnitude = replace(
             plan, method=Magnitude("layer"), corrector=NoCorrection(), needs=dict.fromkeys(plan.head.linears, ())
@@ -182,7 +184,10 @@ def prune_head(plan: Plan, device: torch.device) -> Iterator[LayerReport]:
 def _prune_layer(
     plan: Plan, block: Block, site: Site, stats: Stats, device: torch.device, judge: Stats | None = None
 ) -> LayerReport:
-    """A function of its own, so that a layer's statistics are gone before the next one's are derived."""
+    """Prune and correct one layer, and write it into the block.
+
+    This is a separate function so that a layer's statistics are freed before those of the next layer are derived.
+    """
     start = now(device)
     layer = block.layer(site)
     pruned = plan.method.prune(layer, plan.patterns[site], stats)
@@ -199,7 +204,7 @@ def _prune_layer(
             after = relative_error(gram_II, layer.weight_OI, corrected.weight_OI).item()
     if judge is not None:
         unseen = relative_error(judge[GRAM].gram_II, layer.weight_OI, corrected.weight_OI).item()
-    block.write(site, stats.processes.first(corrected.weight_OI))  # all go on with one model, to the last bit
+    block.write(site, stats.processes.first(corrected.weight_OI))  # all processes get exactly the same weights
     return LayerReport(
         site=site,
         shape=(layer.weight_OI.shape[0], layer.weight_OI.shape[1]),
@@ -226,8 +231,8 @@ def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corre
     for part, weight_OI in ((method, pruned.weight_OI), (corrector, corrected.weight_OI)):
         if not all_finite(weight_OI):
             raise UserError(
-                f"{site.name}: {part} made weights of it that are NaN or infinite: expected numbers. Its options may be too large "
-                f"or too small for this layer, or dtype=float16 too narrow"
+                f"{site.name}: {part} gave weights that are NaN or infinite: expected numbers. Its options may be too large or too "
+                f"small for this layer, or the range of dtype=float16 too small"
             )
     rows, weights = len(pruned.keep_OI), pruned.keep_OI.numel()
     kept = int(pruned.keep_OI.count_nonzero())  # a sum takes eight times as long

@@ -1,9 +1,8 @@
-"""How far one model's predictions are from another's, token by token, from the hidden states of both behind their last blocks; and
-where to move the hidden states to bring them closer.
+"""Distances between the next-token predictions of two models, and their gradients, from the hidden states behind the last blocks.
 
     kl     sum_v p(v) (log p(v) - log q(v)),   p the dense model's distribution of the next token, q the pruned model's; nats
-    same   whether p and q have the same most likely token
-    slope  the gradient of kl with respect to the pruned model's hidden states: that with respect to its logits is q - p
+    same   1 if p and q have the same most likely token, otherwise 0
+    slope  the gradient of kl with respect to the pruned model's hidden states; with respect to its logits it is q - p
 
 The logits of both models exist for a few positions at a time, never for a whole text.
 """
@@ -15,18 +14,18 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .core import Model
+from .evaluator import Model
 
-POSITIONS = 64  # of every window in a batch, at once: 2 x 12 MiB of float32 logits at a vocabulary of 50,000
+POSITIONS = 64  # per window, computed at once: 2 x 12 MiB of float32 logits at a vocabulary of 50,000
 
 
 @torch.no_grad()
 def divergence(
     model: Model, ids_BT: Tensor, dense_BTI: Tensor, pruned_BTI: Tensor, outside: Mapping[str, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sums over the T - 1 positions that predict a token of the window: kl and same, float64 (B,) each, on the CPU.
+    """The sums of kl and of same over the T - 1 positions that predict a token of the window: float64 (B,) each, on the CPU.
 
-    `model` has the pruned one's head. `outside`: the dense model's parameters outside the blocks, where they are others.
+    `model` supplies the pruned model's head. `outside`: the dense model's parameters outside the blocks, if they differ from it.
     """
     kl_B, same_B = torch.zeros(2, len(ids_BT), dtype=torch.float64)
     for at in _pieces(ids_BT):
@@ -42,7 +41,7 @@ def divergence(
 def slope(
     model: Model, ids_BT: Tensor, dense_BTI: Tensor, pruned_BTI: Tensor, outside: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """The gradient (B, T, I) of the mean kl over the B (T - 1) positions. What the two share is as in `divergence`."""
+    """The gradient (B, T, I) of the mean kl over the B (T - 1) positions. The arguments are those of `divergence`."""
     slope_BTI = torch.zeros_like(pruned_BTI)
     for at in _pieces(ids_BT):
         p_BTV = model.head(ids_BT[:, at], dense_BTI[:, at], outside).float().softmax(-1)
@@ -55,6 +54,6 @@ def slope(
 
 
 def _pieces(ids_BT: Tensor) -> Iterator[slice]:
-    """Of the positions but the last, which predicts what the window does not hold."""
+    """Slices of `POSITIONS` positions, without the last position: it predicts a token that the window does not hold."""
     last = ids_BT.shape[1] - 1
     yield from (slice(start, min(start + POSITIONS, last)) for start in range(0, last, POSITIONS))

@@ -1,15 +1,15 @@
-"""Several processes that prune one model together, each with a part of the text and of every layer's rows; or one, with all of it.
+"""Several processes that prune one model together, each with a part of the text and of every layer's rows; or one with everything.
 
-What belongs together is cut in the order of the ranks: of n things process r has those from floor(n r / size) on. Everything that
-is exchanged is broadcast, by one process after another, and put together in that order, so all end with the same bits:
+Work is split in the order of the ranks: of n items, process r has those from floor(n r / size) to floor(n (r + 1) / size). All
+exchanges are broadcasts, by one process after another, and are combined in that order, so all processes get the same bits:
 
-    states   s_0, s_1, ... are merged from the left. A statistic says what `merge` is, which need not be the sum that an all-reduce
-             takes. A process receives size - 1 states, where a ring of sums would move 2 (size - 1) / size of one, and holds two
-             beside the merged one, where to gather all would take `size`.
-    rows     are joined: what a process solved for its own rows all others receive.
+    states   s_0, s_1, ... are merged from the left by the statistic's `merge`, which need not be a sum, so an all-reduce would not
+             do. A process receives size - 1 states (a ring all-reduce would move 2 (size - 1) / size of one), and holds two of them
+             beside the merged one (a gather would hold `size`).
+    rows     are joined: each process sends the results for its own rows to all others.
 
-Tensors travel as bytes, of any dtype; words as JSON or text. The one file that knows torch.distributed: gloo between CPUs, NCCL
-between GPUs, one to a process.
+Tensors travel as bytes, whatever their dtype; messages as text or JSON. Only this file uses torch.distributed: gloo between CPUs,
+NCCL between GPUs, one GPU per process.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ PATIENCE = timedelta(days=30)  # others wait while the first one evaluates; torc
 
 
 class Processes(Protocol):
+    """The processes that share a run, seen from one of them."""
+
     @property
     def rank(self) -> int:
-        """Of this process, from 0. The first one writes, says and evaluates."""
+        """The number of this process, from 0. Process 0 writes files, prints and evaluates."""
         ...
 
     @property
     def size(self) -> int: ...
 
     def part(self, count: int) -> slice:
-        """Which of so many things in a row are this process's. None may be."""
+        """This process's part of `count` items. It may be empty."""
         ...
 
     def words(self, mine: str) -> list[str]:
-        """What each of them says, by rank."""
+        """The messages of all processes, by rank. `mine`: the message of this one."""
         ...
 
     def agreed(self, mine: J) -> J:
@@ -53,27 +55,28 @@ class Processes(Protocol):
         ...
 
     def merged(self, state: S | None, merge: Callable[[S, S], S], like: Callable[[], S]) -> S:
-        """The states of all of them, merged in their order: each a tensor, or a named tuple of tensors and numbers as `like()` is.
+        """The states of all processes, merged in the order of the ranks.
 
-        None: this process has none; one of them must have.
+        A state is a tensor, or a named tuple of tensors and numbers; `like()` gives one of the same type. None: this process has
+        no state; at least one process must have one.
         """
         ...
 
     def joined(self, part_PI: Tensor, count: int) -> Tensor:
-        """All `count` rows, of which each process gives its own, P of them."""
+        """All `count` rows, joined from the parts of all processes. `part_PI`: the P rows of this process."""
         ...
 
     def each(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The tensors of all of them, one at a time, by rank. To be exhausted."""
+        """The tensors of all processes, one at a time, by rank. The caller must exhaust the iterator."""
         ...
 
     def first(self, x_ANY: Tensor) -> Tensor:
-        """What the first process has in the place of this tensor, which all have in one shape and dtype."""
+        """The first process's tensor. All processes pass a tensor of the same shape and dtype."""
         ...
 
 
 class Alone:
-    """One process, which has everything."""
+    """A single process, which has everything."""
 
     rank, size = 0, 1
 
@@ -104,7 +107,7 @@ ALONE = Alone()
 
 
 class Group:
-    """This process among others. Every one of them must call the same methods in the same order."""
+    """One process of several. All of them must call the same methods in the same order."""
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
@@ -166,20 +169,22 @@ class Group:
 
 
 def part(count: int, rank: int, size: int) -> slice:
+    """The part of `count` items that process `rank` of `size` has."""
     return slice(count * rank // size, count * (rank + 1) // size)
 
 
 def _broadcast(x_ANY: Tensor, rank: int) -> None:
-    """In place, into what is contiguous."""
+    """Broadcast a contiguous tensor from process `rank`, in place."""
     if x_ANY.numel():
         dist.broadcast(x_ANY.view(math.prod(x_ANY.shape)).view(torch.uint8), rank)
 
 
 @contextmanager
 def connected(rank: int, size: int) -> Iterator[Processes]:
-    """All that torchrun started, or this one alone. Of those that fail one passes its error on, the others end with status 1.
+    """A context with the processes that torchrun has started, or with a single one.
 
-    A process that dies takes its connections with it, and one error is soon an error everywhere: the first to fail has the cause.
+    After an error in one process the connections break, and all others fail too. Only the first process to fail raises its error,
+    because it has the cause; the others exit with status 1.
     """
     if size == 1:
         yield ALONE
@@ -189,10 +194,10 @@ def connected(rank: int, size: int) -> Iterator[Processes]:
     group = Group(rank, size)
     try:
         yield group
-        group.words("")  # they end together: who leaves takes its connections along
+        group.words("")  # wait for all: a process that exits closes its connections
     except BaseException:
         failed = 0
-        with suppress(RuntimeError):  # the store is gone: another process has failed, and its machine with it
+        with suppress(RuntimeError):  # the store is gone, because the process that holds it has failed
             failed = store.add("failed", 1)
         if failed != 1:
             raise SystemExit(1) from None

@@ -1,22 +1,22 @@
-"""Quadratic programmes with one matrix for all rows: min_x x A x' - 2 x r' with x free, or in a box, and 0 elsewhere.
+"""Quadratic programmes with one matrix for all rows: min_x x A x' - 2 x r'. The x of the free set are free or in a box, others 0.
 
-The damped layer loss (w - w0) H (w - w0)', H = G + lam I, is brought to a unit diagonal once: with s_i = H_ii^-1/2 and
-A = s H s, the change of a row is w' - w = s x and the pull that starts it r = -((w - w0) / s) A. Plain steps in x are then steps
-with the Jacobi preconditioner in w. Every row is a problem of its own, so rows go through in panels that stay in the cache; a step
+The damped layer loss (w - w0) H (w - w0)', H = G + lam I, is scaled to a unit diagonal once: with s_i = H_ii^-1/2 and
+A = s H s, the change of a row is w' - w = s x, and its right side is r = -((w - w0) / s) A. Plain steps in x are then steps
+with the Jacobi preconditioner in w. Rows are independent problems, so they are solved in panels that fit into the cache; a step
 is one product with A for all rows of a panel, O(O I^2), and a few passes in place.
 
-`conjugate_gradients`: Hestenes and Stiefel (1952); the residual is set to zero off the free set in every step, which is the same
-iteration on the submatrix of the free set. Activations share a few strong directions, which is what many steps would go to. They
-are taken out beforehand (`spiked`): Q is a basis of k <= I / 4 of them, found by three rounds of subspace iteration, and with
-Y = A Q, N = Y (Q'Y)^-1 Y' (Nystrom) is the largest part of A that they explain, never more than A itself. What is left on the
-diagonal, d = 1 - diag N, goes into the scale: d^-1/2 A d^-1/2 ~ I + U U'. On the free set F of one row that has the inverse
-I - U_F C^-1 U_F' with C = I + U_F' U_F (Woodbury; Saad, Iterative Methods for Sparse Linear Systems, 2003, algorithm 9.1, for
-the iteration). The C of all rows are one product of the free sets with the k (k + 1) / 2 products of two columns of U, and are
-inverted once, O(O k^3); a step costs 2 O I k more.
+`conjugate_gradients`: Hestenes and Stiefel (1952). The residual is set to zero outside the free set in every step, which is the
+same iteration on the submatrix of the free set. Activations share a few strong directions, on which plain iteration would spend
+many steps; a preconditioner (`spiked`) takes them out beforehand. Q is a basis of k <= I / 4 such directions, found by three rounds
+of subspace iteration. With Y = A Q, the matrix N = Y (Q'Y)^-1 Y' (Nystrom) is the largest part of A that they explain, never more
+than A itself. The rest of the diagonal, d = 1 - diag N, goes into the scale: d^-1/2 A d^-1/2 ~ I + U U'. On the free set F of one
+row, I + U U' has the inverse I - U_F C^-1 U_F' with C = I + U_F' U_F (Woodbury; Saad, Iterative Methods for Sparse Linear Systems,
+2003, algorithm 9.1, for the iteration). One product computes the C of all rows: the free sets times the k (k + 1) / 2 products of
+two columns of U. Each C is inverted once, O(O k^3); a step costs 2 O I k more.
 `boxed`: MPRGP (Dostal, Optimal Quadratic Programming Algorithms, 2009, chapter 5). A row whose residual is mostly at weights
-strictly inside takes a step of conjugate gradients among these; one that would leave the box goes as far as the bound and from
-there a short projected step of fixed length (expansion, one more product); a row whose bounds hold it back more than its inside
-takes a step off the bounds (proportioning). It ends at the point that satisfies the Karush-Kuhn-Tucker conditions.
+strictly inside the box takes a step of conjugate gradients among these. If that step would leave the box, the row goes as far as
+the bound and from there takes a short projected step of fixed length (expansion, one more product). A row whose residual is mostly
+at bounds takes a step away from the bounds (proportioning). The limit satisfies the Karush-Kuhn-Tucker conditions.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from torch import Tensor
 
 from .linalg import double, row_dot
 
-# Numbers in one array of a panel: few enough for the six arrays to stay in the cache between the passes of a step, enough for a
-# product at full speed. A layer of 1536 x 576 is one panel, which is an eighth quicker than six; one of 4096 x 4096 is four, which
-# is an eighth quicker than sixteen.
+# Elements in one array of a panel: few enough that the six arrays stay in the cache during a step, and enough for a product at full
+# speed. A layer of 1536 x 576 is one panel, an eighth faster than six panels; one of 4096 x 4096 is four panels, an eighth faster
+# than sixteen.
 PANEL = 2**22
 
-# Strong directions that the preconditioner knows: 8 at 576 inputs, 48 from 1536 on, for each row inverts a matrix of this size.
-# After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with none, 19 % with 8, 15 % with 16, and 7 %
-# with 48; one of 576 inputs 8.5 % with none and 0.4 % with 8, and there more would cost more than they save.
+# Number of strong directions in the preconditioner: 8 at 576 inputs, 48 from 1536 on. Each row inverts a matrix of this size.
+# After 10 steps the hardest real layer tried (1536 inputs) is 34 % above the optimum with 0 directions, 19 % with 8, 15 % with 16
+# and 7 % with 48. One of 576 inputs is 8.5 % above it with 0 and 0.4 % with 8; there, more would cost more than they save.
 SQUARED_INPUTS_EACH, FEWEST, MOST = 3 * 2**14, 8, 48
 
-# A row stands still once its residual is down to three quarters of the digits of its dtype (its square to eps^1.5): of a singular
-# matrix what remains may be rounding in the null space, along which a step is a leap.
+# A row stops once its residual has shrunk by three quarters of the digits of its dtype (its square by eps^1.5). With a singular
+# matrix the rest may be rounding in the null space, where a step would be arbitrarily long.
 DIGITS = 1.5
 
-# Of the diagonal no less is left than this, so that the scale stays within a factor of 7 of the Jacobi preconditioner's.
+# The smallest value of d = 1 - diag N: the scale then stays within a factor of 7 of the Jacobi preconditioner's.
 LEAST = 0.02
 
 
 class UnitDiagonal(NamedTuple):
-    """A = s (G + lam I) s with ones on the diagonal. An input that was always zero has s = 1 and a row and column of zeros."""
+    """The matrix A = s (G + lam I) s with ones on the diagonal. An input that was always zero has s = 1 and zeros in A."""
 
     matrix_II: Tensor
     scale_I: Tensor
@@ -56,7 +56,7 @@ class UnitDiagonal(NamedTuple):
 
 
 class Spiked(NamedTuple):
-    """A = s (G + lam I) s, near I + U U'. The diagonal is not one."""
+    """The matrix A = s (G + lam I) s, close to I + U U'. Its diagonal is not one."""
 
     matrix_II: Tensor
     scale_I: Tensor
@@ -66,14 +66,14 @@ class Spiked(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """The change x, and the residual r - x A that it leaves where x may change."""
+    """The change x, and the residual r - x A on the entries that may change (0 elsewhere)."""
 
     change_OI: Tensor
     residual_OI: Tensor
 
 
 def rows_of_panel(inputs: int) -> int:
-    """How many rows go through together."""
+    """The number of rows that are solved together, for a layer with so many inputs."""
     return max(PANEL // inputs, 1)
 
 
@@ -83,12 +83,12 @@ def panels(*whole_OI: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def strong_directions(inputs: int) -> int:
-    """How many strong directions are worth their cost."""
+    """The number of strong directions that are worth their cost, for a layer with so many inputs."""
     return min(max(inputs**2 // SQUARED_INPUTS_EACH, FEWEST), MOST, inputs // 4)
 
 
 def unit_diagonal(gram_II: Tensor, damp: float) -> UnitDiagonal:
-    """lam = damp * mean(diag G)."""
+    """The system A = s (G + lam I) s with a unit diagonal, where lam = damp * mean(diag G)."""
     damping = damp * gram_II.diagonal().mean()
     diagonal_I = gram_II.diagonal() + damping
     scale_I = diagonal_I.masked_fill(diagonal_I <= 0, 1).rsqrt()
@@ -98,9 +98,9 @@ def unit_diagonal(gram_II: Tensor, damp: float) -> UnitDiagonal:
 
 
 def spiked(system: UnitDiagonal, rank: int) -> Spiked:
-    """The same problem with its strongest directions in U. Rank 0 leaves the unit diagonal. O(I^2 rank).
+    """The system, rescaled, with its `rank` strongest directions in U. Rank 0 leaves the system as it is. O(I^2 rank).
 
-    It begins with the columns of A that have the largest norms. Whatever the subspace, I + U U' is positive definite.
+    The subspace iteration starts from the columns of A with the largest norms. I + U U' is positive definite for every subspace.
     """
     matrix_II, scale_I, damping = system
     if rank == 0:
@@ -110,9 +110,9 @@ def spiked(system: UnitDiagonal, rank: int) -> Spiked:
     for _ in range(3):
         basis_IK = torch.linalg.qr(image_IK).Q
         image_IK = matrix_II @ basis_IK
-    image_IK = double(image_IK)  # the large products do without
+    image_IK = double(image_IK)  # from here on the products are small, and need the digits
     value_K, vector_KK = torch.linalg.eigh(double(basis_IK).T @ image_IK)
-    # directions that A lacks are rounding, and count for next to nothing
+    # If A has a lower rank, the remaining directions are rounding; the floor makes their weight negligible.
     floor = len(matrix_II) * torch.finfo(matrix_II.dtype).eps * value_K[-1] + torch.finfo(matrix_II.dtype).tiny
     low_IK = image_IK @ (vector_KK * value_K.maximum(floor).rsqrt())
     shrink_I = (1 - low_IK.square().sum(1)).clamp(min=LEAST).rsqrt()
@@ -132,7 +132,7 @@ def conjugate_gradients(
 ) -> Solved:
     """Minimise x A x' - 2 x r' from x = 0 over the entries in `free_OI` (boolean, or ones and zeros).
 
-    The last two: of `spiked`, for its A.
+    `low_IK` and `pairs_IJ` come from `spiked`, if `matrix_II` does; None: no preconditioner beyond the unit diagonal.
     """
     solved = Solved(torch.zeros_like(pull_OI), pull_OI.clone())
     low_IK, pairs_IJ = (matrix_II[:, :0] if part is None else part for part in (low_IK, pairs_IJ))
@@ -150,7 +150,7 @@ def _descend(
     low_IK: Tensor,
     pairs_IJ: Tensor,
 ) -> None:
-    """Writes into `x_PI` and `residual_PI`. `free_PI` holds ones and zeros: to multiply is ten times as fast as to select."""
+    """Solves one panel; writes into `x_PI` and `residual_PI`. `free_PI` holds ones and zeros: a product is ten times faster."""
     eps = torch.finfo(x_PI.dtype).eps
     residual_PI.mul_(free_PI)
     direction_PI, product_PI, scratch_PI = torch.zeros_like(x_PI), torch.empty_like(x_PI), torch.empty_like(x_PI)
@@ -179,25 +179,26 @@ def _descend(
 
 
 def _inner_inverse(free_PI: Tensor, pairs_IJ: Tensor, rank: int) -> Tensor:
-    """(I + U' U)^-1 of every row with U on its free set, (P, K, K)."""
+    """The inverses (P, K, K) of I + U_F' U_F, with U_F the rows of U in the free set F of each row."""
     i_J, j_J = torch.tril_indices(rank, rank, device=free_PI.device)
     inner_PKK = free_PI.new_zeros(len(free_PI), rank, rank)
     inner_PKK[:, i_J, j_J] = free_PI @ pairs_IJ
     inner_PKK.diagonal(dim1=1, dim2=2).add_(1)
     lower_PKK, info_P = torch.linalg.cholesky_ex(inner_PKK)
-    # by way of the factor's own inverse: half the time of `cholesky_inverse` on many small matrices
+    # Inverting the factor and multiplying takes half the time of `cholesky_inverse` on many small matrices.
     eye_KK = torch.eye(rank, dtype=free_PI.dtype, device=free_PI.device)
     half_PKK = torch.linalg.solve_triangular(lower_PKK, eye_KK, upper=False)
-    # were rounding ever to spoil a factor, that row would take plain steps
+    # If rounding makes a factorisation fail, that row takes plain steps.
     inverse_PKK: Tensor = half_PKK.mT @ half_PKK
     return inverse_PKK.where((info_P == 0)[:, None, None], 0)
 
 
 def leverages(free_PI: Tensor, low_IK: Tensor, pairs_IJ: Tensor) -> Tensor:
-    """h_i = u_i (I + U_F' U_F)^-1 u_i' (P, I) for the free set F of each row, u_i the rows of U. O(O I k^2 / 2). Of `spiked`.
+    """The leverages h_i = u_i (I + U_F' U_F)^-1 u_i' (P, I), with F the free set of each row and u_i the rows of U from `spiked`.
 
-    With A ~ I + U U': an i in F has [A_FF^-1]_ii = 1 - h_i, and outside F, A_ii less what F explains of it is 1 + h_i. So to give
-    up x_i at the minimum raises it by x_i^2 / (1 - h_i), and to free i lowers it by r_i^2 / (1 + h_i), all others moving along.
+    With A ~ I + U U': for i in F, [A_FF^-1]_ii = 1 - h_i; for i outside F, the Schur complement of i is 1 + h_i. So removing x_i
+    from the free set raises the minimum by x_i^2 / (1 - h_i), and adding i lowers it by r_i^2 / (1 + h_i), if all other free
+    entries are solved again. O(O I k^2 / 2).
     """
     free_PI = free_PI.to(low_IK.dtype)
     a_J, b_J = torch.tril_indices(low_IK.shape[1], low_IK.shape[1], device=low_IK.device)
@@ -207,7 +208,7 @@ def leverages(free_PI: Tensor, low_IK: Tensor, pairs_IJ: Tensor) -> Tensor:
 
 
 def boxed(matrix_II: Tensor, pull_OI: Tensor, limit_OI: Tensor, steps: int) -> Solved:
-    """Minimise x A x' - 2 x r' from x = 0 over |x| <= limit (O, I), which is 0 where x may not change. Always inside the box."""
+    """Minimise x A x' - 2 x r' from x = 0 subject to |x| <= limit (O, I). Limit 0 fixes an entry. Every step stays in the box."""
     solved = Solved(torch.zeros_like(pull_OI), pull_OI * (limit_OI > 0))
     for x_PI, residual_PI, limit_PI in panels(*solved, limit_OI):
         _descend_in_box(matrix_II, x_PI, residual_PI, limit_PI, steps)
@@ -215,9 +216,9 @@ def boxed(matrix_II: Tensor, pull_OI: Tensor, limit_OI: Tensor, steps: int) -> S
 
 
 def _descend_in_box(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, limit_PI: Tensor, steps: int) -> None:
-    """Writes into `x_PI` and `residual_PI`."""
+    """Solves one panel; writes into `x_PI` and `residual_PI`."""
     eps = torch.finfo(x_PI.dtype).eps
-    # Two bounds of the largest eigenvalue: the largest absolute row sum (Gershgorin) and the Frobenius norm.
+    # Two upper bounds of the largest eigenvalue: the largest absolute row sum (Gershgorin) and the Frobenius norm.
     largest = torch.minimum(matrix_II.abs().sum(1).amax(), matrix_II.norm())
     length = 1 / largest.clamp(min=torch.finfo(x_PI.dtype).tiny)
     pull_PI, open_PI = residual_PI.clone(), limit_PI > 0
@@ -254,26 +255,26 @@ def _descend_in_box(matrix_II: Tensor, x_PI: Tensor, residual_PI: Tensor, limit_
 
 
 def projected(residual_OI: Tensor, change_OI: Tensor, limit_OI: Tensor) -> Tensor:
-    """The part of the residual along which x can still move inside the box: zero exactly at the minimum."""
+    """The part (O, I) of the residual along which x can still move inside the box. It is zero exactly at the minimum."""
     return _inside(residual_OI, change_OI, limit_OI) + _inward(residual_OI, change_OI, limit_OI)
 
 
 def _inside(residual_PI: Tensor, x_PI: Tensor, limit_PI: Tensor) -> Tensor:
-    """Of the entries strictly inside (Dostal's free gradient)."""
+    """The residual at entries strictly inside the box, 0 elsewhere (Dostal's free gradient)."""
     return residual_PI.where(x_PI.abs() < limit_PI, 0)
 
 
 def _inward(residual_PI: Tensor, x_PI: Tensor, limit_PI: Tensor) -> Tensor:
-    """Of the entries at a bound that want to leave it (Dostal's chopped gradient)."""
+    """The residual at entries on a bound that point into the box, 0 elsewhere (Dostal's chopped gradient)."""
     return residual_PI.where((x_PI.abs() >= limit_PI) & (residual_PI * x_PI < 0), 0)
 
 
 def _room(towards_PI: Tensor, x_PI: Tensor, limit_PI: Tensor) -> Tensor:
-    """How far each entry may go in its direction."""
+    """The distance that each entry may move in the direction of `towards_PI` before it reaches a bound."""
     return limit_PI - x_PI * towards_PI.sign()
 
 
 def _snap(x_PI: Tensor, limit_PI: Tensor) -> None:
-    """Back into the box; an entry that is at its bound but for rounding is put there."""
+    """Clips x to the box in place. An entry that differs from its bound only by rounding is set to the bound."""
     near_PI = x_PI.abs() >= limit_PI * (1 - 4 * torch.finfo(x_PI.dtype).eps)
     x_PI.copy_(limit_PI.copysign(x_PI).where(near_PI, x_PI))

@@ -1,8 +1,9 @@
-"""What an option may be, said where its type is: `quantile: Annotated[float, Range(least=0, most=1)]`, or by a name, `seed: Seed`.
+"""The ranges of options, which are declared where their types are.
 
-One question, `fits`, compares a value with that. It is asked twice: when a component is made, in a notebook too (`checked`); and
-where the options of a run are read, before anything is made of them, where the message has an option's full path. NaN and infinity
-are no numbers here, unless a range says that they mean something.
+An option has a range in its annotation, `quantile: Annotated[float, Range(least=0, most=1)]`, or by a name, `seed: Seed`.
+One function, `fits`, compares a value with its type and range. It is called twice: when a component is made, also in a notebook
+(`checked`), and when the options of a run are read, before any component is made; then the message has the option's full path. NaN
+and infinity are refused, unless a range says that infinity means something.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ T = TypeVar("T")
 
 
 class Refused(UserError):
-    """Options that cannot have these values, each for itself or together, and what was expected instead."""
+    """Options that must not have these values, alone or together. The message says what was expected."""
 
     def __init__(self, values: Mapping[str, Any], expected: str, path: str = ""):
-        """`path`: where the options stand, "method.routes.mlp"; a component that is made in a notebook knows of none."""
+        """`path`: the place of the options, such as "method.routes.mlp"; "" for a component that is made in a notebook."""
         self.values, self.expected = dict(values), expected
         got = " and ".join(f"{f'{path}.{name}' if path else name}={written(value)}" for name, value in values.items())
         super().__init__(f"{got} {'is' if len(values) == 1 else 'are'} not valid: expected {expected}")
 
     def under(self, path: str) -> Refused:
-        """The same, where it is known where the options stand."""
+        """This error with the place of the options in its message."""
         return Refused(self.values, self.expected, path)
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an option may be."""
+    """A range of allowed numbers."""
 
     least: float | None = None
     above: float | None = None
     most: float | None = None
     below: float | None = None
-    multiple: int | None = None  # of which only multiples are meant
-    cap: float | None = None  # more is a slip of the keyboard: it would run, or take memory, without end
-    such: float | None = None  # one of them, for messages
+    multiple: int | None = None  # only multiples of this number are allowed
+    cap: float | None = None  # a larger number is a typing mistake: time or memory would be unlimited
+    such: float | None = None  # an example for messages
     finite: bool = True  # False: infinity means something; NaN never does
 
     def __contains__(self, number: float) -> bool:
@@ -73,7 +74,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Text:
-    """The strings that an option may be: those that fit the whole pattern."""
+    """A range of allowed strings: those that match the whole pattern. `words`: the range in words."""
 
     pattern: str
     words: str
@@ -87,7 +88,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Filled:
-    """The lists that are not empty."""
+    """The range of lists that are not empty."""
 
     def __contains__(self, values: Sequence[Any]) -> bool:
         return len(values) > 0
@@ -99,7 +100,7 @@ class Filled:
 # The names of common ranges.
 Count = Annotated[int, Range(least=1, cap=10**9, such=8)]
 CountOrZero = Annotated[int, Range(least=0, cap=10**9, such=8)]
-Steps = Annotated[int, Range(least=1, cap=10**5, such=10)]  # of a loop
+Steps = Annotated[int, Range(least=1, cap=10**5, such=10)]  # the steps of a loop
 StepsOrZero = Annotated[int, Range(least=0, cap=10**5, such=10)]
 Tokens = Annotated[int, Range(least=2, cap=2**20, such=512)]  # of a sequence, in which one predicts the next
 Seed = Annotated[int, Range(least=-(2**63), most=2**63 - 1, such=0)]  # what torch.Generator takes, and an int64 holds
@@ -111,7 +112,7 @@ Exponent = Annotated[float, Range(least=-10, most=10, such=1.0)]
 
 
 def checked(cls: type[T]) -> type[T]:
-    """The class, checked when one is made, before its own `__post_init__` runs. To be written below `@dataclass`.
+    """A decorator, to be written below `@dataclass`: checks the options of each new object before its own `__post_init__` runs.
 
     A class that inherits from it is checked too, with its own fields.
     """
@@ -140,7 +141,7 @@ def options(cls: type) -> Mapping[str, Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether the value is of that type and in its range. A component that is not made yet fits: its own class will check it."""
+    """True if the value has this type and is in its range. A component's configuration always fits: its class checks it later."""
     if isinstance(value, Mapping) and "_target_" in value:
         return True
     origin, parts = get_origin(kind), get_args(kind)
@@ -175,7 +176,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def words(kind: Any, value: Any = None) -> str:
-    """What values of that kind are, for messages and for help. `value`: one that is not."""
+    """A description of the allowed values, for messages and for help. `value`: a value that is not allowed."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         ranges = [allowed for allowed in parts[1:] if isinstance(allowed, Range | Text | Filled)]
@@ -192,7 +193,7 @@ def words(kind: Any, value: Any = None) -> str:
 
 
 def written(value: Any) -> str:
-    """As one writes the value on the command line, and in short where it is long."""
+    """The value as it is written on the command line, shortened if it is long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

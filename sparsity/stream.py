@@ -1,19 +1,19 @@
-"""The hidden states of the calibration text, held in front of one decoder block at a time.
+"""The hidden states of the calibration text in front of one decoder block at a time.
 
-    observe   run the block on them and fold the statistics that were asked for, from hooks
+    observe   run the block on them, and fold the requested statistics with hooks
     advance   hidden <- block(hidden)
 
-`propagate="pruned"`: a block sees what the pruned blocks before it put out, as Wanda and SparseGPT do; two passes a block, of which
-the observing one is left at the last input that was asked for: the down projection of an MLP is run once.
-`propagate="dense"`: a block sees the dense model's activations; observing and advancing is one pass.
-`target`: it also keeps what a dense block puts out while it is observed, for whoever wants to match that: from the same inputs
-("own"), or from the dense model's ("dense"), whose hidden states are then carried along, a third pass a block.
-The stream has never heard of pruning. Memory: the hidden states and one copy of each distinct argument of the blocks; with a
+`propagate="pruned"`: a block gets the outputs of the pruned blocks before it, as in Wanda and SparseGPT. This takes two passes per
+block. The observing pass ends at the last input that is needed, so the down projection of an MLP runs only once.
+`propagate="dense"`: a block gets the dense model's activations. One pass both observes and advances.
+`target`: the outputs of the dense block are kept too, for a refinement to match: the outputs for the same inputs ("own"), or those
+of the dense model ("dense"), whose hidden states are then also computed, in a third pass per block.
+The stream knows nothing about pruning. Memory: the hidden states, and one copy of each distinct argument of the blocks; with a
 target, twice or three times as many hidden states.
 
-Of several processes each holds a run of the batches that one would hold, cut where they are, and folds those; what they folded is
-merged when the block is observed, for which a block's statistics are held twice. The labels are the first one's, since they are
-of the whole text.
+With several processes, each one holds a part of the batches and folds it; the batches are the same as with one process. The states
+are merged when a block is observed, so its statistics are in memory twice. The first process computes the labels of a grouping,
+because they depend on the whole text.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ Needs = Mapping[Site, Collection[Tap[Any]]]
 
 
 class Passage(NamedTuple):
-    """What goes into a block and what should come out of it, batch by batch: (B, T, I) each."""
+    """The inputs of a block and the outputs that it should have, (B, T, I) for each batch."""
 
     calls: list[Call]
     inputs: list[Tensor]
     targets: list[Tensor]
-    sources: list[Tensor]  # what the dense block turned into the targets
+    sources: list[Tensor]  # the inputs for which the dense block gave the targets
 
 
 class Stream(Protocol):
-    """What the engine walks along: a `BlockStream`, or what knows the answers already."""
+    """The interface through which the engine gets statistics: a `BlockStream`, or statistics from the cache."""
 
     @property
     def blocks(self) -> tuple[Block, ...]: ...
@@ -63,20 +63,20 @@ class Stream(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Spent in it so far."""
+        """Seconds spent in the stream so far."""
         ...
 
     @property
     def forwards(self) -> int:
-        """Blocks run so far, times batches."""
+        """Number of blocks run so far, times batches."""
         ...
 
     def carried(self) -> Iterator[Tensor]:
-        """All hidden states (B, T, I) in front of the next block, of all processes; none where they are not needed."""
+        """The hidden states (B, T, I) of all processes in front of the next block, for a resume checkpoint; may be none."""
         ...
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """Go on with the next of these, as many as `carried` gave elsewhere."""
+        """Continue with these hidden states, which `carried` gave in an earlier run. Takes from the iterator what it needs."""
         ...
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
@@ -84,16 +84,16 @@ class Stream(Protocol):
         ...
 
     def passage(self, block: Block) -> Passage:
-        """Of this block, which was observed: through it as it is now, towards what the dense one put out."""
+        """The inputs and targets for tuning this block. Call after `observe` and before `advance`."""
         ...
 
     def advance(self, block: Block) -> None:
-        """Move on behind the block, which was observed and pruned."""
+        """Move the hidden states behind this block. Call after `observe`, and after the block was pruned."""
         ...
 
 
 def collect(stream: Stream, needs: Needs) -> Iterator[tuple[Block, dict[Site, Stats]]]:
-    """What is needed of every block, up to the last of which anything is. No block is changed."""
+    """The statistics in `needs`, block by block, up to the last block that needs any. No block is changed."""
     last = max((site.block for site, taps in needs.items() if taps), default=-1)
     for block in stream.blocks[: last + 1]:
         with block.on(stream.device):
@@ -106,7 +106,10 @@ def collect(stream: Stream, needs: Needs) -> Iterator[tuple[Block, dict[Site, St
 
 
 class BlockStream:
-    """Hidden states and the blocks' recorded calls. `ids_BT` None: a stream for methods that need no text."""
+    """The stream that runs the blocks. It holds the hidden states and the recorded calls of the blocks.
+
+    `ids_BT`: the text; None for methods that need none.
+    """
 
     def __init__(
         self,
@@ -120,7 +123,7 @@ class BlockStream:
         processes: Processes = ALONE,
         text: str = "calibration",
     ):
-        """`text`: what it is called in a message."""
+        """`text`: the name of the text in messages."""
         self.blocks = decoder.blocks
         self.ids_BT = ids_BT
         self.embedding_VE = decoder.embedding_VE
@@ -130,10 +133,10 @@ class BlockStream:
         self.text = text
         self.forwards = 0  # blocks run, times batches
         self.seconds = 0.0
-        self._passed: list[Tensor] | None = None  # what the dense block put out while it was observed
+        self._passed: list[Tensor] | None = None  # outputs of the dense block for `hidden`, kept by `observe`
         self.hidden: list[Tensor] = []
-        self._dense: list[Tensor] = []  # the dense model's hidden states, where they are others
-        self._behind: list[Tensor] = []  # what they become
+        self._dense: list[Tensor] = []  # the dense model's hidden states, if they differ from `hidden`
+        self._behind: list[Tensor] = []  # outputs of the dense block for `_dense`
         self._calls: list[list[Call]] = []
         self._labels: dict[Grouping, tuple[int, tuple[Tensor, ...]]] = {}
         self._batch_size = batch_size
@@ -149,7 +152,7 @@ class BlockStream:
             self._dense = [*self.hidden]
 
     def _mine(self, whole_BT: Tensor) -> tuple[Tensor, ...]:
-        """This process's batches of what there is of every sequence."""
+        """This process's batches of a tensor that has one row per sequence."""
         batches: tuple[Tensor, ...] = whole_BT.split(self._batch_size)
         return batches[self._processes.part(len(batches))]
 
@@ -158,7 +161,8 @@ class BlockStream:
         yield from self._processes.each(self._dense)
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        assert self.ids_BT is not None
+        if self.ids_BT is None:  # no text was needed, so there are no states
+            return
         batches = len(self.ids_BT.split(self._batch_size))
         mine = range(batches)[self._processes.part(batches)]
         every = range(batches * (2 if self._apart else 1))
@@ -167,7 +171,7 @@ class BlockStream:
 
     @torch.no_grad()
     def _run(self, block: Block, i: int, hidden_BTI: Tensor) -> Tensor:
-        """What the block makes of batch `i`."""
+        """The block's output for batch `i`. Raises `UserError` if it holds a NaN or an infinity."""
         self.forwards += 1
         output_BTI = self._calls[i][block.index](block.module, hidden_BTI)
         if not all_finite(output_BTI):
@@ -178,7 +182,7 @@ class BlockStream:
         return output_BTI
 
     def observe(self, block: Block, needs: Needs) -> dict[Site, Stats]:
-        """Fold exactly what `needs` asks of this block's layers. No pass if that is nothing, unless `dense` needs its output."""
+        """The statistics in `needs` for this block's layers. If there are none, the block runs only if its output is kept."""
         fold = _Fold(block, needs, self._processes)
         labels = {grouping: self._labels_of(grouping) for grouping in fold.groupings}
         keeps = self.propagate == "dense" or self.target == "own"
@@ -200,7 +204,7 @@ class BlockStream:
             return fold.stats()
 
     def passage(self, block: Block) -> Passage:
-        """See `Stream`. Raises `ValueError` if no outputs were kept."""
+        """The inputs and targets for tuning this block. Raises `ValueError` if no outputs were kept."""
         targets = self._behind or self._passed
         if not targets:
             raise ValueError(
@@ -209,7 +213,7 @@ class BlockStream:
         return Passage([calls[block.index] for calls in self._calls], self.hidden, targets, self._dense or self.hidden)
 
     def advance(self, block: Block) -> None:
-        """Move the hidden states behind the block, as it is now (`pruned`) or as it was when observed (`dense`)."""
+        """Move the hidden states behind the block: the block as it is now (`pruned`), or as it was when observed (`dense`)."""
         with self._timed():
             if self.propagate == "dense" and self._passed is not None:
                 self.hidden = self._passed
@@ -221,7 +225,7 @@ class BlockStream:
             self._passed, self._behind = None, []
 
     def _labels_of(self, grouping: Grouping) -> tuple[int, tuple[Tensor, ...]]:
-        """The number of rows, and the labels of every batch. Made once: they depend on the text, not on the block."""
+        """The number of rows, and the labels of each batch. Computed once, because they depend on the text, not on the block."""
         if grouping not in self._labels:
             assert self.ids_BT is not None
             labels_BT = self._processes.first(grouping.labels(self.ids_BT, self.embedding_VE))
@@ -238,7 +242,7 @@ class BlockStream:
 
 
 class _Shared:
-    """Moves tensors to the device and keeps one of all that are equal: rotary tables and the like repeat in every batch."""
+    """Moves tensors to the device, and keeps only one of equal tensors: rotary tables, for example, repeat in every batch."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -255,14 +259,14 @@ class _Shared:
 
 
 class _Enough(Exception):
-    """Leaves a block once all that is folded was seen: nobody needs its output."""
+    """Ends the pass through a block when all folded modules were seen and the block's output is not needed."""
 
 
 class _Fold:
     """The statistics of one block while its batches run. Layers that saw exactly the same tensors share one state.
 
-    Where the output is not needed, a batch is left at the last input that is. The first one shows which that is, and that no
-    module is called twice: it runs to its end.
+    If the block's output is not needed, a batch ends at the last module that is folded. The first batch always runs to the end: it
+    shows that each module is called once.
     """
 
     def __init__(self, block: Block, needs: Needs, processes: Processes = ALONE):
@@ -275,11 +279,11 @@ class _Fold:
         self.seen: dict[tuple[str, Side], list[Tensor]] = {}  # the current batch at each module, call by call
         self.sources = dict.fromkeys(tap.source(site) for site, tap in self.wanted)
         self.whole = True
-        self.leaves = False  # the batch, once all sources were seen
+        self.leaves = False  # True: a batch ends as soon as all sources were seen
 
     @contextmanager
     def recording(self, *, whole: bool) -> Iterator[None]:
-        """While it lasts, what the block's modules see is folded. `whole`: every batch runs to the end of the block."""
+        """A context in which hooks record the activations to fold. `whole`: every batch runs to the end of the block."""
         self.whole, handles = whole, []
         for name, side in self.sources:
             module, seen = self.block.part(name), partial(self._see, (name, side))
@@ -301,15 +305,15 @@ class _Fold:
             raise _Enough
 
     def batch(self, shape: tuple[int, ...], labels: Mapping[Grouping, tuple[int, Tensor]]) -> None:
-        """Fold one batch. A state is written in place, so layers part company (a copy) when one saw tensors that others did not.
+        """Fold one batch. States are written in place, so a shared state is copied when its layers saw different tensors.
 
-        `shape`: sequences and tokens; `labels`: of each grouping, the number of rows and the batch's labels.
+        `shape`: numbers of sequences and tokens; `labels`: for each grouping, the number of rows and the labels of the batch.
         """
         holders = Counter(id(folded) for folded in self.folded.values())
         # statistic, state and tensors -> the readers that have all three in common
         readers: dict[tuple[Any, ...], list[Reader]] = {}
         for site, tap in self.wanted:
-            if tap.source(site) in self.seen:  # an expert may be skipped by a whole batch
+            if tap.source(site) in self.seen:  # a batch may send no token to an expert
                 tensors = tuple(map(id, self.seen[tap.source(site)]))
                 readers.setdefault((tap.statistic, id(self.folded.get((site, tap))), tensors), []).append((site, tap))
         for (statistic, *_), common in readers.items():
@@ -330,6 +334,7 @@ class _Fold:
         self.seen.clear()
 
     def stats(self) -> dict[Site, Stats]:
+        """The statistics by site, merged over all processes. Raises `UserError` if one is missing or not finite."""
         self.folded = merged(self.processes, self.wanted, self.folded)
         for site, tap in self.wanted:
             if (site, tap) not in self.folded:
@@ -346,9 +351,9 @@ class _Fold:
 
 
 def merged(processes: Processes, readers: Collection[Reader], folded: Mapping[Reader, Folded]) -> dict[Reader, Folded]:
-    """Of each reader, the states of all processes as one. Readers share it if they shared theirs in every process.
+    """The state of each reader, merged over all processes. Readers that share a state in every process share the merged one.
 
-    `readers`: the same everywhere. One that has no state anywhere is left out.
+    `readers` must be the same in all processes. A reader without a state in any process is left out.
     """
     numbers = {id(each): i for i, each in enumerate(folded.values())}
     mine = [numbers[id(folded[reader])] if reader in folded else None for reader in readers]
@@ -367,7 +372,7 @@ def merged(processes: Processes, readers: Collection[Reader], folded: Mapping[Re
 
 
 def _in_sequences(x_BTI: Tensor, shape: tuple[int, ...], site: Site) -> Tensor:
-    """The activations as (B, T, I): OPT, for one, runs its MLP on all tokens in one row."""
+    """The activations as (B, T, I). Some models flatten them: OPT runs its MLP on (B T, I)."""
     if x_BTI.shape[:-1].numel() != math.prod(shape):
         raise UserError(
             f"{site.name} sees {x_BTI.shape[:-1].numel()} of a batch's {math.prod(shape)} tokens, so they cannot be told apart "
@@ -377,7 +382,7 @@ def _in_sequences(x_BTI: Tensor, shape: tuple[int, ...], site: Site) -> Tensor:
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once everything that was asked of the device is done."""
+    """The seconds of a clock, read when the device has finished all its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
     return time.perf_counter()

@@ -1,9 +1,10 @@
-"""Gradient descent on the survivors, for whoever can say what they cost on a batch of the calibration text.
+"""Gradient descent on the surviving weights, shared by `refine` and `recover`. The caller supplies the cost of a batch.
 
-Adam (arXiv 1412.6980) on float32 weights, a batch a step, its rate rising over the first steps and falling to zero along a cosine.
-The last `held_out` of the batches are not tuned on: what is kept is the epoch with the least cost there, which may be what was
-given, and `patience` epochs that brought no less are the end. (The layers' statistics saw those batches, so the cost there is
-flattered, and what is kept is not.) Memory: the weights and their gradients, Adam's two moments, and the best epoch's weights.
+Adam (arXiv 1412.6980) on float32 weights, one batch per step. The learning rate rises over the first steps and falls to zero
+along a cosine. The last share `held_out` of the batches is not used for steps. The epoch with the lowest cost on these batches is
+kept; 0 means that the weights stay unchanged. Tuning stops after `patience` epochs without improvement. (The layers' statistics
+were computed on the held-out batches too, so the cost there is a little too low, before and after tuning.) Memory: the weights,
+their gradients, Adam's two moments, and the weights of the best epoch.
 """
 
 from __future__ import annotations
@@ -30,15 +31,19 @@ EVERY = 300.0  # seconds between two notes within an epoch: a note may be as lar
 
 
 class Tuned(NamedTuple):
-    # the cost before and after of as much of what was tuned on as was held out, the epochs, and the cost of what was held out
+    """The result of a tuning."""
+
+    # the cost before and after, on as many tuned batches as are held out; the numbers of epochs; the cost of the held-out batches
     facts: dict[str, float]
-    costs: list[float]  # that decide: before and after every epoch
-    kept: int  # the epoch whose weights are left
+    costs: list[float]  # the cost on the held-out batches before tuning and after every epoch
+    kept: int  # the epoch whose weights are kept; 0: unchanged
 
 
 @dataclass(frozen=True)
 @checked
 class Tuning:
+    """The options of gradient descent on surviving weights, and the descent itself."""
+
     epochs: Epochs  # at most
     lr: Rate  # of Adam at its highest: about how far a weight moves in a step
     held_out: Part  # share of the batches that is not tuned on; one batch at least, if it is not 0
@@ -46,7 +51,7 @@ class Tuning:
     seed: Seed  # of the order of the batches
 
     def check(self, sequences: int, batch_size: int) -> None:
-        """Raise `UserError` if so much calibration text, in such batches, is not enough."""
+        """Raise `UserError` if a calibration text of `sequences` sequences, in batches of `batch_size`, is not enough."""
         batches = math.ceil(sequences / batch_size)
         if not self.split(batches)[0]:
             raise UserError(
@@ -55,12 +60,12 @@ class Tuning:
             )
 
     def split(self, batches: int) -> tuple[range, range]:
-        """Those that are tuned on, and those that decide which epoch is kept: all, if none is held out."""
+        """The batches for steps, and the batches that decide which epoch is kept: all of them if none is held out."""
         tuned = batches - math.ceil(self.held_out * batches)
         return range(tuned), range(tuned, batches) if tuned < batches else range(batches)
 
     def passes(self, batches: int) -> int:
-        """Forward passes of a batch that it takes at most, a pass back for the gradient counted as two of them."""
+        """The largest number of forward passes of a batch. A backward pass counts as two."""
         seen, judged = map(len, self.split(batches))
         return 3 * self.epochs * seen + (self.epochs + 1) * judged + 2 * min(seen, judged)
 
@@ -74,13 +79,13 @@ class Tuning:
         run: int = 0,
         notes: Notes = NO_NOTES,
     ) -> Tuned:
-        """Tune the float32 `weights` in place, and leave in them what cost least.
+        """Tune the float32 `weights` in place, and leave the weights of the best epoch in them.
 
         `name`: of the cost; `slope`: sets the weights' gradients from one batch; `cost`: what they cost now on some batches; `run`:
         which one of several tunings; `notes`: where an interrupted tuning noted how far it was.
         """
         seen, judged = self.split(batches)
-        # as many, next to them: where these fall and those do not, text was learnt by heart
+        # As many batches as are held out, next to them: if only the cost of these falls, the weights overfit.
         sample = seen[-len(judged) :]
         descent = _Descent(self, weights, notes)
         if not descent.costs:

@@ -1,4 +1,4 @@
-"""Environment variables for packages that have no argument in their place: set as long as they are needed."""
+"""Environment variables that are set for a while, for packages that can be configured in no other way."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def variables(**wanted: object) -> Iterator[None]:
+    """A context in which these environment variables are set. The earlier values come back afterwards."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update({name: str(value) for name, value in wanted.items()})
     try:

@@ -1,10 +1,10 @@
-"""What each corrector costs, in products: its time as a multiple of one float32 product (O x I) (I x I) of the same layer.
+"""The cost of each corrector: its time as a multiple of the time of one float32 product (O x I) (I x I) for the same layer.
 
     make bench        or: python -m experiments.bench.correctors 1536x576 --repeats 9
 
-Random correlated inputs, half of every row removed by `wanda`. A product and a corrector are timed in turn, so that both see
-the same machine, and the table gives the median of the ratios with the smallest and the largest. "The solve alone" is `optimal`
-without what its promise and its row of the layer table cost: the line search and the shares.
+The inputs are random and correlated; `wanda` removes half of every row. Products and correctors are timed alternately, so that
+both run under the same load. The table gives the median of the ratios, the smallest and the largest. "The solve alone" is
+`optimal` without the line search, which keeps the loss from rising, and without the facts for the layer table.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ SITE = Site(0, "bench", "mlp")
 
 
 def problem(outputs: int, inputs: int) -> tuple[Layer, Pruned, GramState]:
+    """A random layer, the result of `wanda` on it, and its Gram matrix."""
     g = torch.Generator().manual_seed(0)
-    # every input has its own noise and a share in a few common directions, as activations do
+    # like activations, every input has its own noise and a part in a few common directions
     common_KI = torch.randn(max(inputs // 16, 1), inputs, generator=g)
     x_NI = torch.randn(2 * inputs, len(common_KI), generator=g) @ common_KI / len(common_KI) ** 0.5
     x_NI += torch.randn(x_NI.shape, generator=g)
@@ -50,6 +51,7 @@ def problem(outputs: int, inputs: int) -> tuple[Layer, Pruned, GramState]:
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """The seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -69,7 +71,7 @@ def solve(layer: Layer, pruned: Pruned, state: GramState) -> Tensor:
 
 
 def measure(work: Callable[[], object], layer: Layer, state: GramState, repeats: int) -> Iterator[float]:
-    """Ratios."""
+    """The time of `work` divided by that of a product, `repeats` times."""
     out_OI = torch.empty_like(layer.weight_OI)
 
     def product() -> object:
@@ -82,11 +84,13 @@ def measure(work: Callable[[], object], layer: Layer, state: GramState, repeats:
 
 
 def shape(text: str) -> tuple[int, int]:
+    """Outputs and inputs of a layer, from a text such as "1536x576"."""
     outputs, inputs = map(int, text.split("x"))
     return outputs, inputs
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "layers", nargs="*", type=shape, default=[(1536, 576), (4096, 4096)], help="outputs x inputs, as 1536x576"
@@ -94,8 +98,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     print(f"{torch.get_num_threads()} threads; times in products of the layer: median (smallest to largest)")
-    # The C library keeps freed memory up to twice the largest block freed so far, of 32 MiB at most; the rest goes back and comes
-    # again as pages to be cleared. A run has freed such blocks, with its model; a fresh process would pay three products for it.
+    # The C library keeps freed memory up to twice the largest block freed so far (at most 32 MiB). It returns the rest to the
+    # system, and new pages must be cleared. A real run has freed such blocks already; a fresh process would pay three products
+    # for this.
     torch.zeros(31 * 2**18)
     for outputs, inputs in options.layers:
         layer, pruned, state = problem(outputs, inputs)
@@ -103,7 +108,7 @@ def main() -> None:
         print(f"\n{outputs} x {inputs}, a product takes {1000 * each:.1f} ms")
 
         def correct(corrector: Corrector) -> object:
-            # everything that a run would share between layers is derived afresh each time
+            # nothing is shared between calls, although a run shares some of it between layers
             return corrector.correct(layer, pruned, Stats(SITE, {Tap(Gram()): Folded(state)}))  # noqa: B023
 
         rows: dict[str, Callable[[], object]] = {

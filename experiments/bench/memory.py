@@ -1,11 +1,11 @@
-"""make bench-memory: the peak memory of a run by the depth of its model, read block by block and whole, beside what the run said.
+"""make bench-memory: the peak memory of a run by the depth of its model, streamed and not, beside the run's prediction.
 
     python -m experiments.bench.memory                      a Llama of 1024 inputs, 8 and 32 blocks, float32
     python -m experiments.bench.memory --llama-7b           Llama-2-7B's shape cut off at 4 and 6 blocks, bfloat16; 12 GiB of disk
     python -m experiments.bench.memory --llama-70b          what Llama-2-70B would need, from its shapes; nothing is run
 
-Weights and text are random, so nothing is said of quality. Each run is a process of its own, whose peak resident memory the
-system tells.
+Weights and text are random, so the quality of the result does not matter. Each run is a separate process; its peak resident
+memory comes from the operating system.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sparsity.stages.sizes import shapes
 from sparsity.stages.stage import Outlook
 
 ROOT = Path(__file__).parents[2]
-TEXT = 16_384  # tokens, of a byte each
+TEXT = 16_384  # tokens; a token is a byte
 
 
 LLAMA_70B = LlamaConfig(
@@ -56,12 +56,15 @@ LLAMA_70B = LlamaConfig(
 
 
 class Run(NamedTuple):
-    peak: int  # bytes resident
-    needed: int  # as it said before it started
+    """The measurements of one run."""
+
+    peak: int  # peak resident memory in bytes
+    needed: int  # predicted memory in bytes
     seconds: float
 
 
 def llama(blocks: int, width: int, inner: int, heads: int, vocabulary: int) -> PreTrainedConfig:
+    """The configuration of a Llama with this shape."""
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -78,16 +81,17 @@ def llama(blocks: int, width: int, inner: int, heads: int, vocabulary: int) -> P
 
 
 def write(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> Path:
-    """A random checkpoint, a shard for each block, of which one at a time is in memory. And two texts beside it."""
+    """Write a random checkpoint with one shard per block, and two texts beside it. One shard at a time is in memory."""
     folder.mkdir(parents=True)
     decoder, generator = Decoder(skeleton(config, dtype)), torch.Generator().manual_seed(0)
     decoder.model.config.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     weight_map: dict[str, str] = {}
-    for number, named in enumerate(decoder.parameters()):
+    for number, parameters in enumerate(decoder.parameters()):
         shard = f"model-{number:05d}.safetensors"
-        save_file({name: _random(blank, generator) for name, blank in named.items()}, folder / shard, {"format": "pt"})
-        weight_map |= dict.fromkeys(named, shard)
+        tensors = {name: _random(blank, generator) for name, blank in parameters.items()}
+        save_file(tensors, folder / shard, {"format": "pt"})
+        weight_map |= dict.fromkeys(parameters, shard)
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), "utf-8")
     draw = random.Random(0)
     for text in ("calibration", "evaluation"):
@@ -103,7 +107,7 @@ def _random(blank_ANY: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 
 def run(model: Path, tokens: int, *words: str) -> Run:
-    """A process that prunes it with sequences of so many tokens."""
+    """Prune the model in a new process, with calibration sequences of `tokens` tokens. `words`: options of the command line."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=model.parent) as folder:
         line = [
@@ -121,6 +125,7 @@ def run(model: Path, tokens: int, *words: str) -> Run:
 
 
 def table(folder: Path, configs: Iterable[PreTrainedConfig], dtype: torch.dtype, tokens: int, *words: str) -> None:
+    """Run the models of these configurations, streamed and not, and print a table."""
     print("| blocks | weights | read | peak | said before | seconds |\n|---|---|---|---|---|---|")
     for config in configs:
         model = write(folder / f"{config.num_hidden_layers}", config, dtype)
@@ -132,12 +137,12 @@ def table(folder: Path, configs: Iterable[PreTrainedConfig], dtype: torch.dtype,
                 f"| {config.num_hidden_layers} | {weights / 2**30:.2f} GiB | {how} | {' | '.join(sizes)} | {found.seconds:.0f} |",
                 flush=True,
             )
-        for path in model.glob("*.safetensors"):  # the next one needs the space
+        for path in model.glob("*.safetensors"):  # the next model needs the space
             path.unlink()
 
 
 def plan_table(config: PreTrainedConfig, dtype: torch.dtype) -> None:
-    """What runs over a model of this shape would need, by method and size of the calibration text; 163 windows of 2048 tokens."""
+    """Print what runs over a model of this shape need, by method and size of the calibration text, with 163 windows of 2048."""
     decoder = Decoder(skeleton(config, dtype))
     of = shapes(decoder)
     print(f"weights {_gib(of.weights)}, outside the blocks {_gib(of.outside)}, a block {_gib(of.block)}")
@@ -163,6 +168,7 @@ def _gib(held: int) -> str:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-7b", action="store_true")
     parser.add_argument("--llama-70b", action="store_true")

@@ -1,8 +1,9 @@
-"""What a method that computes costs, its time as a multiple of one float32 product (O x I) (I x I) of the same layer.
+"""The cost of each method that does more than score: its time as a multiple of one float32 product (O x I) (I x I) for the layer.
 
     python -m experiments.bench.methods        or, for one layer:  python -m experiments.bench.methods 1536x576 --repeats 9
 
-The problem and the clock are those of the correctors' bench, at 60 %. Everything that q, k and v would share is derived afresh.
+The problem and the timing are those of the correctors' benchmark, at 60 %. Nothing is shared between calls, although a run shares
+some of it between q, k and v.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ ROWS: dict[str, Method] = {
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     layers = [(576, 576), (1536, 576), (4096, 4096)]
     parser.add_argument("layers", nargs="*", type=shape, default=layers, help="outputs x inputs, as 1536x576")

@@ -1,16 +1,17 @@
-"""make bench-peers: the same pruning by this project and by llm-compressor, in turn. Needs an idle machine and Linux.
+"""make bench-peers: the same pruning by this project and by llm-compressor, alternately. Needs an idle machine and Linux.
 
     python -m experiments.bench.peers --python build/peers/bin/python --methods wanda --repeats 3
 
-On the model and the text of experiment=protocol. We with the whole model in memory, we with its blocks in their files ("streamed"),
-and llm-compressor read one checkpoint and one file of token ids, prune the same linear layers in float32 with equal batches,
-damping, block width and number of threads, each in a process of its own (bench/pruner.py says what is timed), and leave their
-weights, which are compared here: the share of mask entries that agree, and this project's perplexity of both. llm-compressor's
-`propagate_error` is our `calibration.propagate`. THP_MEM_ALLOC_ENABLE=1 in front gives both sides the large pages that
-importing this project asks torch for; =0 takes them from both.
+It uses the model and the text of experiment=protocol. There are three sides: this project ("ours"), this project with a streamed
+model ("streamed"), and llm-compressor. All read one checkpoint and one file of token ids. They prune the same linear layers in
+float32 with equal batches, damping, block width and number of threads, each in its own process (bench/pruner.py says what is
+timed). Their weights are compared here: the share of mask entries that agree, and the perplexity of both, measured by this
+project. llm-compressor's `propagate_error` is our `calibration.propagate`. THP_MEM_ALLOC_ENABLE=1 before the command gives both
+sides the large pages that this project asks torch for; THP_MEM_ALLOC_ENABLE=0 takes them from both.
 
-What is not quite equal: an unstructured SparseGPT removes one weight and all ties more in every block of inputs there (`<=` the
-threshold), and Wanda the lower fraction of a row in both. `--rows FILE` keeps what was measured and adds it to later tables.
+One thing is not equal: llm-compressor's unstructured SparseGPT removes one weight more in every block of inputs, and all ties
+(`<=` the threshold). Wanda removes the same fraction of a row in both. `--rows FILE` stores the measurements and adds them to
+later tables.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ MIB = 2**20
 
 
 class Run(NamedTuple):
+    """The measurements of one pruning."""
+
     side: str
     method: str
     propagate: str
@@ -55,19 +58,19 @@ class Run(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What both sides made of one composition."""
+    """The comparison of both sides for one composition."""
 
     method: str
     propagate: str
     sparsity: float
     agreement: float  # share of all mask entries
-    lowest: float  # of a layer
-    found: list[float]  # sparsity, by side
+    lowest: float  # the smallest share of a layer
+    found: list[float]  # sparsity by side
     perplexity: list[float]
 
 
 def pruned(python: str, asked: Asked) -> Taken:
-    """By a process of its own."""
+    """The measurements of one pruning in a new process. `python`: the interpreter of that side."""
     path = {} if asked["side"] == THEIRS else {"PYTHONPATH": str(ROOT)}
     line = [python, "-P", str(Path(__file__).with_name("pruner.py")), json.dumps(asked)]
     done = subprocess.run(line, env={**os.environ, "HF_HUB_OFFLINE": "1", **path}, capture_output=True, text=True)
@@ -78,19 +81,21 @@ def pruned(python: str, asked: Asked) -> Taken:
 
 
 def agreement(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, float]:
-    """By layer, the share of entries that are zero in both or in neither. Raises `ValueError` where the layers are not the same."""
+    """The share of entries that are zero in both or in neither, by layer. Raises `ValueError` if the layers differ."""
     if ours.keys() != theirs.keys():
         raise ValueError(f"not the same layers: {sorted(ours.keys() ^ theirs.keys())} were pruned by one side only")
     return {name: ((ours[name] == 0) == (theirs[name] == 0)).double().mean().item() for name in ours}
 
 
 def check_equal(whole: Mapping[str, Tensor], streamed: Mapping[str, Tensor]) -> None:
-    """Raise `ValueError` where streaming left other weights: its time and memory would be those of other work."""
+    """Raise `ValueError` if streaming gave other weights: then its time and memory could not be compared."""
     if others := [name for name, weight in whole.items() if not torch.equal(weight, streamed[name])]:
         raise ValueError(f"streaming changed {len(others)} layers: {', '.join(others[:4])}")
 
 
 class Bench:
+    """The model, the text and the files that all sides read."""
+
     def __init__(self, given: Protocol, folder: Path, python: str):
         self.given, self.folder, self.python = given, folder, python
         self.decoder = Decoder(given.loaded.model)
@@ -118,7 +123,7 @@ class Bench:
         return Run(side, method, propagate, sparsity, taken["seconds"], taken["cpu"], *memory)
 
     def compare(self, method: str, propagate: str, sparsity: float) -> Pair:
-        """The weights that both sides left last."""
+        """The comparison of the weights that both sides wrote last."""
         weights = [load_file(self._weights(side)) for side in (OURS, THEIRS)]
         check_equal(weights[0], load_file(self._weights(STREAMED)))
         agreeing = agreement(*weights)
@@ -145,19 +150,22 @@ class Bench:
 
 
 def middle(numbers: Sequence[float], digits: int = 1) -> str:
+    """The median with the smallest and the largest number, as text."""
     if not numbers:
         return ""
     return f"{statistics.median(numbers):.{digits}f} ({min(numbers):.{digits}f} to {max(numbers):.{digits}f})"
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Medians with the smallest and the largest, of what was measured and of ratios: ours to theirs, and both of ours to theirs as
-    it is by default, with propagate=pruned. A ratio is of runs of one repeat, which saw the same machine, or nearly.
+    """A Markdown table of the measurements and their ratios: the median, the smallest and the largest.
+
+    The ratios are ours to theirs, and both of ours to theirs with its default, propagate=pruned. A ratio is taken between runs of
+    the same repeat, which ran close to each other in time.
     """
     sparsities = dict.fromkeys(run.sparsity for run in runs)
 
     def of(what: str, *key: str) -> list[list[float]]:
-        """By sparsity, repeat by repeat."""
+        """The measurements of each sparsity, in the order of the repeats."""
         mine = [run for run in runs if (run.side, run.method, run.propagate) == key]
         return [[getattr(run, what) for run in mine if run.sparsity == sparsity] for sparsity in sparsities]
 
@@ -174,12 +182,13 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def ratios(mine: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> list[float]:
-    """Repeat by repeat, as far as both sides have run."""
+    """The ratios of each repeat that both sides have."""
     both = (zip(a, b, strict=False) for a, b in zip(mine, theirs, strict=True))
     return [a / b for a, b in chain(*both)]
 
 
 def quality(pairs: Sequence[Pair]) -> str:
+    """A Markdown table of the agreement of the masks, the sparsity and the perplexity."""
     lines = ["| | propagate | asked | agreement (least of a layer) | found | perplexity |", "|---|---|---|---|---|---|"]
     for pair in pairs:
         found, seen = (
@@ -191,24 +200,30 @@ def quality(pairs: Sequence[Pair]) -> str:
 
 
 def kept(file: Path | None) -> tuple[list[Run], list[Pair]]:
+    """The measurements stored in a file; none if there is no file."""
     lines = file.read_text().splitlines() if file and file.exists() else []
     rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [Run(**row) for row in rows if "side" in row], [Pair(**row) for row in rows if "side" not in row]
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="on top of experiment=protocol, such as calibration.batch_size=1")
-    parser.add_argument("--python", required=True, help="of an environment with llm-compressor")
+    parser.add_argument(
+        "words", nargs="*", help="options that change experiment=protocol, such as calibration.batch_size=1"
+    )
+    parser.add_argument("--python", required=True, help="the Python of an environment with llm-compressor")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--propagate", nargs="+", choices=WALKS, default=list(WALKS))
     parser.add_argument("--sparsities", nargs="+", type=float, default=[0.5, 0.6])
-    parser.add_argument("--repeats", type=int, default=2, help="of every method, propagation and sparsity")
-    parser.add_argument("--rows", type=Path, help="a file that keeps what was measured")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="number of runs for every method, propagation and sparsity"
+    )
+    parser.add_argument("--rows", type=Path, help="a file that stores the measurements")
     options = parser.parse_args()
     runs, pairs = kept(options.rows)
 
-    def keep(row: Run | Pair) -> None:
+    def store(row: Run | Pair) -> None:
         if options.rows:
             options.rows.parent.mkdir(parents=True, exist_ok=True)
             with options.rows.open("a") as file:
@@ -221,12 +236,12 @@ def main() -> None:
             for point in ((m, p, s) for s in options.sparsities for m in options.methods for p in options.propagate):
                 for side in SIDES[:: 1 if repeat % 2 == 0 else -1]:
                     runs.append(bench.run(side, *point))
-                    keep(runs[-1])
+                    store(runs[-1])
                     print(*runs[-1], flush=True)
                 if point not in done:
                     done.add(point)
                     pairs.append(bench.compare(*point))
-                    keep(pairs[-1])
+                    store(pairs[-1])
     print(f"\n{torch.get_num_threads()} threads, {bench.given.loaded.name}, {bench.given.ids_BT.numel()} tokens")
     print(f"\n{table(runs)}\n\n{quality(pairs)}")
 

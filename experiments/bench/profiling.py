@@ -1,15 +1,15 @@
-"""make profile: where a run's time goes, and how near its walk is to the forward passes that it is made of. Needs an idle machine.
+"""make profile: where a run spends its time, and how its walk compares with plain forward passes. Needs an idle machine.
 
     python -m experiments.bench.profiling           or, to look at a few blocks only:  ... --blocks 4 --repeats 1
 
 On the model and the text of experiment=protocol, for every method and propagation:
 
-    efficiency  walk / (bare + Grams): a walk observes and advances every block; bare are as many passes of the same blocks over the
-                same hidden states and nothing else; the Grams are 2 N I^2 operations for every distinct input of a block at the
-                machine's rate for float32 products. Block by block in turn, so that all see the same machine. Medians of several
-                walks, with the smallest and the largest. Below 1: an observing pass is left at the last input that is asked for.
+    efficiency  walk / (bare + Grams). A walk observes and advances every block; "bare" is the same number of passes of the same
+                blocks over the same hidden states, and nothing else; "Grams" is 2 N I^2 operations for every distinct input of a
+                block at the machine's rate for float32 products. They are timed alternately, block by block, under the same load.
+                Median, smallest and largest of several walks. It can be below 1, because an observing pass ends early.
     stages      seconds of one run: recording the blocks' calls, observing, advancing, solving, the rest (layers' errors, writing)
-    operators   of the first blocks under torch's profiler: their own time, without what they call
+    operators   seconds of each operator in the first blocks, under torch's profiler, without the operators that it calls
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from .correctors import seconds
 from .protocol import Protocol, protocol
 
 METHODS: dict[str, Method] = {"wanda": Wanda("row"), "sparsegpt": SparseGPT("layer", 0.01, 128)}
-WALKS: dict[Propagate, int] = {"pruned": 2, "dense": 1}  # passes a block
+WALKS: dict[Propagate, int] = {"pruned": 2, "dense": 1}  # passes per block
 
 
 class Walk(NamedTuple):
+    """The times of one walk."""
+
     walked: float  # seconds
     bare: float
-    operations: float  # of the Grams
+    operations: float  # number of operations of the Gram matrices
 
     def efficiency(self, rate: float) -> float:
-        """`rate`: operations a second."""
+        """The efficiency of the walk. `rate`: operations per second."""
         return self.walked / (self.bare + self.operations / rate)
 
 
 class Staged(BlockStream):
-    """A stream that says what its seconds went into."""
+    """A stream that measures the seconds of its parts."""
 
     observing = advancing = 0.0
 
@@ -67,7 +69,7 @@ class Staged(BlockStream):
 
 
 class Bench:
-    """A model that is put back to dense after every run."""
+    """A model that is restored to its dense weights after every run."""
 
     def __init__(self, given: Protocol, blocks: int | None):
         self.given, self.decoder = given, Decoder(given.loaded.model)
@@ -81,7 +83,7 @@ class Bench:
         )
 
     def walk(self, method: Method, propagate: Propagate) -> Walk:
-        """Without pruning; and beside every block its bare passes."""
+        """The times of a walk without pruning. The bare passes of each block are timed right after it."""
         recorded = [self.decoder.record(ids_BT)[1] for ids_BT in self.given.ids_BT.split(self.given.batch_size)]
         stream = self.stream(propagate)
         bare = operations = 0.0
@@ -96,7 +98,7 @@ class Bench:
         return Walk(stream.seconds - start, bare, operations)
 
     def stages(self, method: Method, propagate: Propagate) -> dict[str, float]:
-        """Seconds of one run."""
+        """The seconds of one run, by stage."""
         ran: list[Staged] = []
         solving: list[float] = []
 
@@ -119,7 +121,7 @@ class Bench:
         return known | {"rest": whole - sum(known.values())}
 
     def operators(self, method: Method, propagate: Propagate) -> dict[str, float]:
-        """Seconds of their own, the longest first."""
+        """The seconds of each operator without the operators that it calls, the longest first."""
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             self.stages(method, propagate)
         own = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
@@ -133,34 +135,40 @@ class Bench:
 
 @torch.no_grad()
 def passed(block: Block, calls: Sequence[Call], states: Sequence[Tensor]) -> list[Tensor]:
-    """What the block makes of all batches."""
+    """The outputs of a block for all batches."""
     return [call(block.module, hidden_BTI) for call, hidden_BTI in zip(calls, states, strict=True)]
 
 
 def gram_operations(stats: Mapping[Site, Stats]) -> float:
-    """2 N I^2 for every Gram of a block, those that layers share once."""
+    """The number of operations of a block's Gram matrices: 2 N I^2 each; a matrix that layers share counts once."""
     states = {id(folded): folded.state for of_site in stats.values() for folded in of_site.folded.values()}.values()
     return float(sum(2 * state.tokens * len(state.gram_II) ** 2 for state in states if isinstance(state, GramState)))
 
 
 def rate(size: int = 2048) -> float:
-    """Operations a second of float32 products."""
+    """The machine's rate for float32 products, in operations per second."""
     a_II = torch.ones(size, size)
     return 2 * size**3 / statistics.median(seconds(lambda: a_II @ a_II) for _ in range(9))
 
 
 def shares(spent: Mapping[str, float], most: int) -> str:
+    """The `most` first entries as lines of text, with their share of the total."""
     whole = sum(spent.values())
     return "\n".join(f"    {name:44} {took:7.2f} s {took / whole:6.1%}" for name, took in list(spent.items())[:most])
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="on top of experiment=protocol, such as calibration.batch_size=2")
+    parser.add_argument(
+        "words", nargs="*", help="options that change experiment=protocol, such as calibration.batch_size=2"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--propagate", nargs="+", choices=WALKS, default=list(WALKS))
-    parser.add_argument("--blocks", type=int, help="of walks and stages: the first so many, not all")
-    parser.add_argument("--profiled", type=int, default=4, help="blocks whose operators are profiled; 0: none")
+    parser.add_argument("--blocks", type=int, help="number of blocks for efficiency and stages; default: all")
+    parser.add_argument(
+        "--profiled", type=int, default=4, help="number of blocks whose operators are profiled; 0: none"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="walks; 0: none")
     options = parser.parse_args()
     given = protocol(options.words)

@@ -1,4 +1,4 @@
-"""The model, the text and the evaluation of experiment=protocol, for the benches that measure on them."""
+"""The model, the text and the evaluation of experiment=protocol, for the benchmarks that use them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import hydra
 import torch
 from torch import Tensor
 
-from sparsity.core import Evaluator
 from sparsity.datasets import sample, tokenise
+from sparsity.evaluator import Evaluator
 from sparsity.models import Loaded
 from sparsity.options.components import build, components
 from sparsity.options.mistakes import MISTAKES
@@ -26,11 +26,13 @@ INSTEAD = (
 
 
 class Protocol(NamedTuple):
+    """A model with its calibration and evaluation text."""
+
     loaded: Loaded
-    ids_BT: Tensor  # to calibrate on
+    ids_BT: Tensor  # token ids of the calibration text
     batch_size: int
     evaluator: Evaluator
-    ids_N: Tensor  # to evaluate on
+    ids_N: Tensor  # token ids of the evaluation text
 
 
 def protocol(words: Sequence[str]) -> Protocol:

@@ -1,14 +1,14 @@
-"""One pruning, measured, by either side: a process that bench/peers.py starts with that side's own Python.
+"""One pruning by one side, with its time and memory. bench/peers.py starts this file in a new process with that side's Python.
 
     python -P experiments/bench/pruner.py '{"side": "ours", "method": "wanda", ...}'        see `Asked`
 
-Timed is what lies between a model with its calibration ids, both in memory, and the pruned model in memory: for us the stream,
-the plan and the engine, for llm-compressor its `oneshot`. Imports, loading and saving are not. "streamed" is us with a model
-whose blocks rest in their files (model.stream=true): each is read and written again within that time. The layers' errors, which
-llm-compressor does not take, are not taken here either. Memory is resident memory of the whole process: `loaded` before that work,
-`peak` during it, measured from a mark that is set in between (Linux).
+The time begins with the model and the calibration ids in memory, and ends with the pruned model in memory: for this project the
+stream, the plan and the engine, for llm-compressor its `oneshot`. Imports, loading and saving are not timed. "streamed" is this
+project with model.stream=true, whose time includes reading and writing the blocks. The layers' errors are not computed, because
+llm-compressor does not compute them. Memory is the resident memory of the whole process: `loaded` before the work, `peak` during
+it, measured from a reset in between (Linux).
 
-It imports nothing of this project but in `ours`: the other side's Python does not have it.
+Only `ours` imports this project, because the other side's Python does not have it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,23 @@ KIB = 1024
 
 
 class Asked(TypedDict):
+    """The task of this process."""
+
     side: str  # ours, streamed or llm-compressor
     method: str  # wanda or sparsegpt
     propagate: str
     sparsity: float
     batch_size: int
-    damp: float  # of SparseGPT, as is `width`
+    damp: float  # an option of SparseGPT, as is `width`
     width: int
-    model: str  # a checkpoint's folder
+    model: str  # the folder of a checkpoint
     ids: str  # a file with the ids (B, T)
-    weights: str  # where to write the pruned layers' weights
+    weights: str  # the file to write the pruned layers' weights to
 
 
 class Taken(TypedDict):
+    """The measurements of this process."""
+
     seconds: float
     cpu: float  # seconds of all threads together
     loaded: int  # bytes
@@ -52,13 +56,14 @@ class Taken(TypedDict):
 
 
 class Ready(NamedTuple):
-    """A model that is loaded."""
+    """A loaded model: the work to be timed, and access to the weights."""
 
     work: Callable[[], object]
-    weights: Callable[[], dict[str, Tensor]]  # of the linear layers, without the head
+    weights: Callable[[], dict[str, Tensor]]  # the weights of the linear layers, without the head
 
 
 def ours(asked: Asked, ids_BT: Tensor, stream: bool = False) -> Ready:
+    """The pruning by this project."""
     from sparsity.core import Method
     from sparsity.correctors import NoCorrection
     from sparsity.engine import plan, prune
@@ -86,6 +91,7 @@ def ours(asked: Asked, ids_BT: Tensor, stream: bool = False) -> Ready:
 
 
 def theirs(asked: Asked, ids_BT: Tensor) -> Ready:
+    """The pruning by llm-compressor."""
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
@@ -118,12 +124,13 @@ def theirs(asked: Asked, ids_BT: Tensor) -> Ready:
 
 
 def high_water() -> int:
-    """The most resident memory since the mark, in bytes. `getrusage` begins with that of the process which started this one."""
+    """The peak resident memory since the reset, in bytes. `getrusage` would include the peak of the parent process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * KIB
 
 
 def main() -> None:
+    """Run the command, and print the measurements as JSON."""
     asked: Asked = json.loads(sys.argv[1])
     sides: dict[str, Callable[[Asked, Tensor], Ready]] = {
         "ours": ours,
@@ -132,7 +139,7 @@ def main() -> None:
     }
     ready = sides[asked["side"]](asked, load_file(asked["ids"])["ids"])
     loaded = psutil.Process().memory_info().rss
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     start, used = time.perf_counter(), time.process_time()
     ready.work()
     seconds, cpu = time.perf_counter() - start, time.process_time() - used

@@ -1,13 +1,13 @@
-"""make bench-sweep: what a grid costs when its points share a calibration. Needs an idle machine, and a quarter of an hour.
+"""make bench-sweep: the time of a grid whose points share one calibration. Needs an idle machine and 15 minutes.
 
-    T1    load + calibrate + prune of one point alone, nothing kept (wanda, corrector=none, 50 %)
+    T1    load + calibrate + prune of a single point without the cache (wanda, corrector=none, 50 %)
     S     the sum of the prune stages of all points
-    cold  the whole command over 12 points from an empty cache, imports and all; goal: <= 2 T1 + S
-    warm  the same again, every point done again; goal: no block is run, <= S + 3 s a point
+    cold  the whole command over 12 points with an empty cache, including imports; goal: <= 2 T1 + S
+    warm  the same command again, which computes every point again; goal: no block is run, <= S + 3 s per point
 
-4 correctors x 3 sparsities after Wanda, dense propagation, SmolLM2-135M, 16 x 512 tokens, nothing evaluated. The masks of every
-point are compared with those of a run without the cache. Exits with 1 if a mask differs or a block was run warm; a missed goal is
-said.
+4 correctors x 3 sparsities after Wanda, dense propagation, SmolLM2-135M, 16 x 512 tokens, no evaluation. The masks of every point
+are compared with those of a run without the cache. Exits with 1 if a mask differs or the warm run has run a block; a missed goal
+is only printed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ POINTS = 12
 
 
 def timed(*words: str, cache: Path) -> float:
+    """The seconds of a run with these options."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *words, *COMMON],
@@ -44,7 +45,7 @@ def timed(*words: str, cache: Path) -> float:
 
 
 def results(sweep: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Each point's result by corrector and sparsity."""
+    """The result of each point, by corrector and sparsity."""
     with (sweep / "sweep.csv").open() as file:
         return {
             (row["corrector"], row["sparsity"]): json.loads((Path(row["folder"]) / "result.json").read_text())
@@ -53,10 +54,12 @@ def results(sweep: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def pruned(found: dict[tuple[str, str], dict[str, Any]]) -> float:
+    """The sum of the prune stages of all points, in seconds."""
     return sum(float(result["seconds"]["prune"]) for result in found.values())
 
 
 def main() -> int:
+    """Run the command. Returns the exit status."""
     with tempfile.TemporaryDirectory(dir=ROOT / "outputs") as name:
         folder = Path(name)
         cache = folder / "cache"

@@ -1,6 +1,6 @@
-"""python -m experiments.coverage [--repeats 2000]: do the intervals of sparsity/comparison hold the truth as often as they say?
+"""python -m experiments.coverage [--repeats 2000]: how often the intervals of sparsity/comparison contain the true value.
 
-Three Markdown tables, of windows, accuracies and seeds, in per cent of the simulated comparisons.
+Prints three Markdown tables, for windows, accuracies and seeds, in per cent of the simulated comparisons.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import chain
 
 from experiments.coverage.cells import Distribution, Series, accuracies, seeds, windows
 
-EFFECT = 0.03  # nats per token: 3 % of perplexity
+EFFECT = 0.03  # nats per token, that is 3 % of perplexity
 DEPENDENCES = {
     "independent": Series(),
     "rho 0.3": Series(0.3),
@@ -32,10 +32,12 @@ CELLS = [
 
 
 def percent(share: float) -> str:
+    """A share in per cent, with one digit."""
     return f"{100 * share:.1f}"
 
 
 def window_rows(repeats: int) -> Iterator[Iterable[str]]:
+    """The rows of the table about windows."""
     yield "windows", "differences", "effect", "covers", "t covers", "length / t", "names a winner", "wrongly"
     for count in (24, 200):
         for index, (name, series, effect) in enumerate(CELLS):
@@ -45,6 +47,7 @@ def window_rows(repeats: int) -> Iterator[Iterable[str]]:
 
 
 def accuracy_rows(repeats: int) -> Iterator[Iterable[str]]:
+    """The rows of the table about accuracies."""
     yield "documents", "b gains", "b loses", "covers", "names a winner", "wrongly"
     for count in (50, 200, 2000):
         for index, (gain, loss) in enumerate(((0.05, 0.05), (0.2, 0.2), (0.1, 0.05), (0.2, 0.1))):
@@ -54,6 +57,7 @@ def accuracy_rows(repeats: int) -> Iterator[Iterable[str]]:
 
 
 def seed_rows(repeats: int) -> Iterator[Iterable[str]]:
+    """The rows of the table about seeds."""
     yield "seeds", "values", "covers", "names a winner, wrongly"
     for count in (2, 3, 5):
         for index, shape in enumerate(SHAPES):
@@ -62,7 +66,7 @@ def seed_rows(repeats: int) -> Iterator[Iterable[str]]:
 
 
 def show(rows: Iterator[Iterable[str]]) -> None:
-    """As Markdown, each line as soon as it is known."""
+    """Print a table in Markdown, each line as soon as it is known."""
     head = list(next(rows))
     for cells in chain((head, ["---"] * len(head)), rows):
         print(f"| {' | '.join(cells)} |", flush=True)
@@ -70,8 +74,9 @@ def show(rows: Iterator[Iterable[str]]) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m experiments.coverage", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=2000, help="simulated comparisons in each row")
+    parser.add_argument("--repeats", type=int, default=2000, help="number of simulated comparisons in each row")
     repeats = parser.parse_args().repeats
     for rows in (window_rows(repeats), accuracy_rows(repeats), seed_rows(repeats)):
         show(rows)

@@ -1,4 +1,4 @@
-"""Simulated comparisons whose truth is known: how often an interval holds it, how long it is, and how often a winner is named."""
+"""Simulated comparisons with a known true value: coverage and length of the interval, and how often a winner is named."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sparsity.comparison import Interval, over_seeds, paired_accuracy, paired_di
 Values = npt.NDArray[np.float64]
 Distribution = Literal["normal", "skewed", "heavy"]
 
-SPREAD = 0.07  # nats per token: the median over pairs of this repository's runs that lie within 0.3 nats of each other
-WARM_UP = 100  # steps before the first window; 0.7^100 of the start is left
+SPREAD = 0.07  # nats per token: the median over pairs of this repository's runs that differ by at most 0.3 nats
+WARM_UP = 100  # steps before the first window, after which 0.7^100 of the start is left
 
 
 def innovations(shape: tuple[int, int], distribution: Distribution, rng: np.random.Generator) -> Values:
-    """Independent values of mean 0 and variance 1. skewed: a gamma of skewness 1, heavy: Student's t of 5 degrees of freedom."""
+    """Independent values with mean 0 and variance 1. "skewed": gamma with skewness 1; "heavy": Student's t with 5 degrees."""
     if distribution == "skewed":
         return (rng.standard_gamma(4, shape) - 4) / 2
     if distribution == "heavy":
@@ -30,10 +30,10 @@ def innovations(shape: tuple[int, int], distribution: Distribution, rng: np.rand
 
 @dataclass(frozen=True)
 class Series:
-    """Differences of windows: neighbours correlate with `rho`, the next but one with `rho * decay`, and so on; variance SPREAD^2.
+    """Differences of windows with variance SPREAD^2. Neighbours have correlation `rho`, windows k apart `rho * decay^(k - 1)`.
 
-    decay = rho is a first-order autoregression. A slower decay is one plus white noise: a topic that lasts, and what is each
-    window's own.
+    decay = rho is a first-order autoregression. A slower decay is such a series plus white noise: a lasting topic, and a part
+    that is independent in each window.
     """
 
     rho: float = 0.0
@@ -41,9 +41,9 @@ class Series:
     distribution: Distribution = "normal"
 
     def draw(self, repeats: int, count: int, rng: np.random.Generator) -> Values:
-        """(repeats, count), mean 0."""
+        """Random series (repeats, count) with mean 0."""
         decay = self.rho if self.decay is None else self.decay
-        share = self.rho / decay if decay else 1.0  # of the variance that lasts
+        share = self.rho / decay if decay else 1.0  # share of the variance that is autocorrelated
         steps = innovations((repeats, WARM_UP + count), self.distribution, rng) * math.sqrt(1 - decay**2)
         lasting = signal.lfilter([1.0], [1.0, -decay], steps, axis=1)[:, WARM_UP:]
         own = innovations((repeats, count), self.distribution, rng)
@@ -53,15 +53,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Shares of the repeats, in [0, 1]; `length` is the mean length of the interval."""
+    """Shares of the simulated comparisons, in [0, 1], and the mean length of the interval."""
 
-    covers: float
+    covers: float  # share in which the interval contains the true value
     length: float
-    named: float  # a winner was named
-    wrongly: float  # and it was not the better model, or there was none
+    named: float  # share in which a winner is named
+    wrongly: float  # share in which a winner is named that is not the better model
 
 
 def outcome(intervals: list[Interval], truth: float, better: Literal["smaller", "larger"]) -> Outcome:
+    """The outcome of simulated comparisons with the true value `truth`."""
     winner = None if truth == 0 else "b" if (truth < 0) == (better == "smaller") else "a"
     named = [name for interval in intervals if (name := verdict(interval, better))]
     return Outcome(
@@ -73,7 +74,7 @@ def outcome(intervals: list[Interval], truth: float, better: Literal["smaller", 
 
 
 def windows(series: Series, count: int, effect: float, repeats: int, seed: int) -> tuple[Outcome, Outcome]:
-    """Of `paired_difference`, and of Student's interval, which takes windows for independent. b is worse by `effect` nats."""
+    """The outcomes of `paired_difference`, and of Student's interval for independent windows. b is worse by `effect` nats."""
     rng = np.random.default_rng(seed)
     dense = np.full(count, 3.5)
     drawn = dense + effect + series.draw(repeats, count, rng)
@@ -84,7 +85,7 @@ def windows(series: Series, count: int, effect: float, repeats: int, seed: int) 
 
 
 def accuracies(count: int, gain: float, loss: float, repeats: int, seed: int) -> Outcome:
-    """Of `paired_accuracy`: b gains a document with probability `gain` and loses one with `loss`; the truth is their difference."""
+    """The outcome of `paired_accuracy`. b gains a document with probability `gain`, and loses one with probability `loss`."""
     kind = np.random.default_rng(seed).choice(3, (repeats, count), p=[gain, loss, 1 - gain - loss])
     a, b = np.array([0, 1, 1]), np.array([1, 0, 1])
     intervals = [paired_accuracy(a[kind_N], b[kind_N]) for kind_N in kind]
@@ -92,6 +93,6 @@ def accuracies(count: int, gain: float, loss: float, repeats: int, seed: int) ->
 
 
 def seeds(count: int, distribution: Distribution, repeats: int, seed: int) -> Outcome:
-    """Of `over_seeds`, of values of mean 0."""
+    """The outcome of `over_seeds`, for values with mean 0."""
     drawn = innovations((repeats, count), distribution, np.random.default_rng(seed))
     return outcome([over_seeds(values_S) for values_S in drawn], 0.0, "smaller")

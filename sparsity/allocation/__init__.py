@@ -1,4 +1,4 @@
-"""How much each layer gives up, so that the whole gives up what was asked: one allocation a file."""
+"""The allocations, one per file: the sparsity of each layer, such that the whole model has the requested sparsity."""
 
 from .base import Allocation, Allotted, Shapes
 from .owl import Owl

@@ -1,10 +1,11 @@
-"""Shares with a given mean: for any family of shares that grows with a price, and for those of least cost.
+"""Shares of removed weights per group with a given mean: from shares that grow with a price, and those of least cost.
 
     minimise sum_g c_g(s_g)   s.t.   sum_g n_g s_g = sparsity * sum_g n_g,   low <= s_g <= high,   every c_g convex and rising
 
-is solved where every group between its bounds has one marginal cost per weight, c_g'(s_g) / n_g = price, those at the upper bound
-have none larger and those at the lower none smaller. The costs are given at equally spaced levels; the marginal cost between two of
-them is that of their middle, and its logarithm is interpolated linearly from middle to middle. s_g(price) is the inverse.
+At the solution all groups strictly between their bounds have the same marginal cost per weight, c_g'(s_g) / n_g = price; at the
+upper bound it is at most the price, at the lower bound at least. The costs are given at equally spaced levels. The difference of
+two neighbouring levels gives the marginal cost at their middle; its logarithm is interpolated linearly between the middles.
+s_g(price) is the inverse of that function.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from torch import Tensor
 
 
 def balanced(share_at: Callable[[float], Tensor], size_G: Tensor, sparsity: float, low: float, high: float) -> Tensor:
-    """The shares (G,) at the price in [low, high] at which their mean, weighted by `size_G`, is `sparsity`. `share_at` never falls.
+    """The shares (G,) at the price in [low, high] for which their mean, weighted by `size_G`, is `sparsity`.
 
-    Bisection to the last bit. Where the shares jump at that price, all of them are taken equally far into the jump.
+    `share_at(price)` must never fall with the price. Found by bisection to the last bit. If the shares jump at that price, all of
+    them are interpolated by the same fraction of the jump.
     """
     total = sparsity * size_G.sum()
     while low < (middle := (low + high) / 2) < high:
@@ -33,9 +35,10 @@ def balanced(share_at: Callable[[float], Tensor], size_G: Tensor, sparsity: floa
 
 
 def least_cost(cost_GL: Tensor, size_G: Tensor, sparsity: float, lam: float) -> Tensor:
-    """The shares (G,) of least cost within `lam` of `sparsity`. Costs are given at L equally spaced levels from 0 to 1, in float64.
+    """The shares (G,) of least total cost, each within `lam` of `sparsity`, with mean `sparsity` weighted by `size_G`.
 
-    A cost that is not convex is taken for one whose marginal cost never falls.
+    `cost_GL`: the cost of each group at L equally spaced shares from 0 to 1, in float64. If a cost is not convex, its marginal
+    cost is replaced by the running maximum.
     """
     slope_GL = cost_GL.diff(dim=1) * (cost_GL.shape[1] - 1) / size_G[:, None]
     price_GL = slope_GL.clamp(min=torch.finfo(slope_GL.dtype).tiny).cummax(1).values.log()
@@ -51,7 +54,7 @@ def least_cost(cost_GL: Tensor, size_G: Tensor, sparsity: float, lam: float) -> 
 
 
 def _inverse(price_GL: Tensor, level_L: Tensor, price: float) -> Tensor:
-    """The levels (G,) at which prices that never fall are this one; the first or the last level where none is."""
+    """The levels (G,) at which the rising prices reach `price`; the first or the last level if it is outside their range."""
     upper_G1 = torch.searchsorted(price_GL, price_GL.new_full((len(price_GL), 1), price)).clamp(1, len(level_L) - 1)
     below_G1, above_G1 = price_GL.gather(1, upper_G1 - 1), price_GL.gather(1, upper_G1)
     part_G1 = ((price - below_G1) / (above_G1 - below_G1)).nan_to_num(0).clamp(0, 1)

@@ -1,5 +1,7 @@
-"""An allocation turns the one pattern into a pattern for each layer, which differ in their sparsity alone. What it must know of the
-dense model it measures before the first layer is pruned; what it makes of that is a pure function, so a measurement can be kept.
+"""The interface of an allocation: it turns one pattern into a pattern for each layer. The patterns differ only in their sparsity.
+
+An allocation measures the dense model before the first layer is pruned. The shares are a pure function of the measurement, so a
+measurement can be cached.
 """
 
 from __future__ import annotations
@@ -15,50 +17,58 @@ from ..models import Decoder
 from ..ranges import Range
 from ..stream import Stream
 
-Shapes = Mapping[Site, tuple[int, int]]  # outputs and inputs of every layer among which a total is shared out
+Shapes = Mapping[Site, tuple[int, int]]  # outputs and inputs of each layer that is pruned
 Unit = Literal["block", "role", "layer", "leaf"]
 Distance = Annotated[float, Range(least=0, below=1, such=0.08)]  # of a share from the sparsity
 
 
 @dataclass(frozen=True)
 class Allotted:
+    """The result of an allocation: a pattern for each layer, and the rows of the table."""
+
     patterns: Mapping[Site, Pattern]
-    rows: list[dict[str, Any]]  # for each group of layers its share of removed weights, and what was measured of it
+    rows: list[
+        dict[str, Any]
+    ]  # the rows of allocation.csv: for each group its share of removed weights, and the measurements
 
 
 class Allocation(Protocol):
+    """Chooses the sparsity of each layer such that all layers together have the sparsity of the pattern."""
+
     @property
     def measurement(self) -> str | None:
-        """Of its options, those that `measure` depends on: two of one text measure the same. None: nothing is measured."""
+        """The options that `measure` depends on, as text: part of the key of a cached measurement. None: nothing is measured."""
         ...
 
     @property
     def streams(self) -> bool:
-        """Whether `measure` works on one block at a time, so that a model that is read block by block will do."""
+        """True if `measure` works on one block at a time, so that it can measure a streamed model."""
         ...
 
     def check(self, pattern: Pattern) -> None:
-        """Raise `UserError` if the layers of this pattern cannot differ."""
+        """Raise `UserError` if this pattern fixes one sparsity for all layers, and the allocation needs different ones."""
         ...
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
-        """What `measure` reads of this layer's stream."""
+        """The statistics that `measure` reads for this layer."""
         ...
 
     def measure(self, decoder: Decoder, stream: Stream, ids_BT: Tensor, shapes: Shapes) -> Mapping[str, Tensor]:
-        """What must be known of the dense model, on the CPU. The model is left as it was found, to the last bit.
+        """The measurements of the dense model, on the CPU. The model must be unchanged afterwards, to the last bit.
 
-        `stream`: stands in front of the first block and sees the dense model's activations on the calibration text `ids_BT`.
+        `stream`: positioned at the first block, with the dense model's activations on the calibration text `ids_BT`.
         """
         ...
 
-    def allot(self, pattern: Pattern, shapes: Shapes, measured: Mapping[str, Tensor]) -> Allotted: ...
+    def allot(self, pattern: Pattern, shapes: Shapes, measured: Mapping[str, Tensor]) -> Allotted:
+        """The pattern of each layer, from the measurements."""
+        ...
 
 
 def check_differs(allocation: Allocation, pattern: Pattern) -> None:
-    """Refuse a pattern whose groups fix one sparsity for all layers."""
+    """Raise `UserError` for a pattern with groups, which fixes one sparsity for all layers."""
     if pattern.group is not None:
         raise UserError(
-            f"allocation {allocation} gives every layer a sparsity of its own, but {pattern} removes {pattern.sparsity:.2%} of "
+            f"allocation {allocation} gives the layers different sparsities, but {pattern} removes {pattern.sparsity:.2%} of "
             f"each: expected a pattern without groups. Use pattern=unstructured, or allocation=uniform"
         )

@@ -1,14 +1,15 @@
-"""From the fractions that a formula wants to whole weights with an exact total.
+"""The rounding of wanted fractions to whole weights with an exact total.
 
-N = floor(sparsity * all weights) of the layers together are to go. Layer l of O_l outputs and I_l inputs gives up r_l weights of
-each row, so that the count is the same wherever a method compares scores, within rows or in the layer:
+N = floor(sparsity * all weights) weights are to be removed in all layers together. Layer l with O_l outputs and I_l inputs
+removes r_l weights of each row, so that the count is the same whether a method compares scores within rows or within the layer:
 
-    r_l = floor(s_l I_l), and what is then missing in whole layers' rows (O_l weights), the largest remainder s_l I_l - r_l first;
-    sum_l O_l r_l <= N < sum_l O_l r_l + O_m,    m the narrowest layer that has room; the last few weights, fewer than O_m, one
-    layer is asked for beyond its rows.
+    r_l = floor(s_l I_l). The rest is given to layers, one weight per row (O_l weights) at a time, the largest remainder
+    s_l I_l - r_l first, until sum_l O_l r_l <= N < sum_l O_l r_l + O_m, with m the layer with fewest outputs that has room.
+    The last weights, fewer than O_m, are asked of one layer in addition to its rows.
 
-A method that compares within whole layers then removes exactly N. One that compares within rows removes sum_l O_l r_l: less than N
-by fewer than O_m weights. No row is ever emptied, r_l <= I_l - 1; only where that leaves no room is the total below N.
+A method that compares scores within whole layers then removes exactly N weights. One that compares within rows removes
+sum_l O_l r_l, which is less than N by fewer than O_m weights. No row loses all its weights: r_l <= I_l - 1. Only if that leaves
+no room is the total below N.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from fractions import Fraction
 from ..core import Site
 from .base import Shapes
 
-# Weights of a row: more than the rounding of s I. So the floors never exceed the total, nor empty a row at s = 1
+# Fraction of a weight, larger than the rounding error of s I: the floors then never exceed the total, nor empty a row at s = 1.
 SLACK = 1e-6
 
 
 def apportioned(shapes: Shapes, wanted: Mapping[Site, float], sparsity: float) -> dict[Site, Fraction]:
-    """The fraction of each layer, as near to `wanted`, in [0, 1] and on weighted mean `sparsity`, as whole weights of a row are."""
+    """The fraction of each layer: `wanted` rounded to whole weights per row, with the total of `sparsity`.
+
+    `wanted`: fractions in [0, 1] whose mean, weighted by the layers' sizes, is `sparsity`.
+    """
     size = sum(outputs * inputs for outputs, inputs in shapes.values())
     room = sum(outputs * (inputs - 1) for outputs, inputs in shapes.values())
     left = min(math.floor(Fraction(str(sparsity)) * size), room)
-    each: dict[Site, int] = {}  # weights of a row
+    each: dict[Site, int] = {}  # weights to remove per row
     for site, (outputs, inputs) in shapes.items():
         each[site] = max(math.floor(wanted[site] * inputs - SLACK), 0)
         left -= outputs * each[site]

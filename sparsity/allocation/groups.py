@@ -1,4 +1,4 @@
-"""The groups of layers that have one share, and what becomes of their shares: a pattern a layer, a row of the table a group."""
+"""The groups of layers that get one share each, and the conversion of the shares into patterns and rows of the table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .exact import apportioned
 
 
 def grouped(shapes: Shapes, unit: Unit) -> dict[str, list[Site]]:
-    """The layers of each group, in the order of the model, under a name that people know."""
+    """The layers of each group by the group's name, in the order of the model."""
     groups: dict[str, list[Site]] = {}
     for site in shapes:
         names = {
@@ -26,11 +26,12 @@ def grouped(shapes: Shapes, unit: Unit) -> dict[str, list[Site]]:
 
 
 def weights(shapes: Shapes, group: Sequence[Site]) -> int:
+    """The number of weights of a group of layers."""
     return sum(shapes[site][0] * shapes[site][1] for site in group)
 
 
-def allotted(pattern: Pattern, shapes: Shapes, unit: Unit, share_G: Tensor, facts: Mapping[str, Tensor]) -> Allotted:
-    """The groups' shares (G,) in whole weights. `facts`: other numbers (G,) of the groups, for the table."""
+def allotted(pattern: Pattern, shapes: Shapes, unit: Unit, share_G: Tensor, columns: Mapping[str, Tensor]) -> Allotted:
+    """The patterns for the groups' shares (G,), rounded to whole weights. `columns`: other numbers (G,) for the table."""
     groups = grouped(shapes, unit)
     wanted = {site: share for group, share in zip(groups.values(), share_G.tolist(), strict=True) for site in group}
     shares = apportioned(shapes, wanted, pattern.sparsity)
@@ -38,6 +39,6 @@ def allotted(pattern: Pattern, shapes: Shapes, unit: Unit, share_G: Tensor, fact
     for number, (name, group) in enumerate(groups.items()):
         size = weights(shapes, group)
         share = sum(shares[site] * weights(shapes, [site]) for site in group) / size
-        known = {fact: value_G[number].item() for fact, value_G in facts.items()}
+        known = {column: value_G[number].item() for column, value_G in columns.items()}
         rows.append({"group": name, "layers": len(group), "weights": size, "share": float(share), **known})
     return Allotted({site: pattern.at(share) for site, share in shares.items()}, rows)

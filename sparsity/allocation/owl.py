@@ -1,11 +1,12 @@
-"""OWL (arXiv 2310.05175): layers with many outlying weights are spared. With Wanda's scores A_oi = |W_oi| sqrt(g_i / N) of a group
-of layers, on the dense model's activations,
+"""OWL (arXiv 2310.05175): layers with many outliers lose fewer weights.
+
+With Wanda's scores A_oi = |W_oi| sqrt(g_i / N) of a group of layers, on the dense model's activations,
 
     D_g = share of the group's scores above `outlier` times their mean
     s_g = sparsity - d_g + constant,    d_g = D_g scaled linearly to [-lam, lam] over the groups
 
-The constant makes the mean of the s_g, weighted by the groups' sizes, the sparsity; then shares lie within 2 lam of it. The paper's
-group is a block. Shares are cut off at 0 and 1, and the constant makes up for that.
+The constant is chosen such that the mean of the s_g, weighted by the groups' sizes, is the sparsity; every share is then within
+2 lam of it. Shares are clipped to [0, 1], and the constant takes this into account. In the paper a group is a block.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from .groups import allotted, grouped, weights
 @dataclass(frozen=True)
 @checked
 class Owl:
+    """The allocation OWL: groups of layers with many outliers get a lower sparsity."""
+
     streams: ClassVar[bool] = True
 
     unit: Literal["block", "role", "layer"]  # it compares the scores of one block
@@ -50,7 +53,7 @@ class Owl:
         return (INPUT,)
 
     def measure(self, decoder: Decoder, stream: Stream, ids_BT: Tensor, shapes: Shapes) -> Mapping[str, Tensor]:
-        """{"outliers": (G,)}, a fraction of each group's weights. Of a block's scores, one layer's exist at a time."""
+        """{"outliers": (G,)}: the fraction D_g of each group. The scores of one layer at a time are in memory."""
         outliers = []
         for block, stats in collect(stream, {site: self.needs(site) for site in shapes}):
             with block.on(stream.device):

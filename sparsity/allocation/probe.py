@@ -1,7 +1,7 @@
-"""What it costs the whole model to prune a few layers alone: the mean divergence of its predictions from the dense model's.
+"""The cost of pruning a few layers alone: the mean divergence of the model's predictions from those of the dense model.
 
-The hidden states in front of a block are the dense model's until a layer of it is pruned, so a probe runs the blocks from its first
-layer's on, and the head: on the mean half the model. Memory: the model, and the hidden states in front of one block.
+Pruning a layer does not change the hidden states in front of its block. So a probe runs only the blocks from that of its first
+layer on, and the head: half the model on average. Memory: the model, and the hidden states in front of one block.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ def divergences(
     pruned: Callable[[Layer], Tensor],
     device: torch.device,
 ) -> Tensor:
-    """KL (G,) from the dense model in nats per predicted token, with the layers of one group at a time as `pruned` makes them.
+    """The divergence (G,) from the dense model, in nats per predicted token, when only the layers of one group are pruned.
 
-    Each group in the order of the model. The model is left as it was found, to the last bit.
+    `groups`: the layers of each group, in the order of the model. `pruned`: gives the pruned weight of a layer. Afterwards the
+    model is unchanged, to the last bit.
     """
     kl_G = torch.zeros(len(groups), dtype=torch.float64)
     with decoder.on(device):

@@ -1,10 +1,10 @@
-"""Measured sensitivity: a group of layers gives up weights where that costs the model's predictions least.
+"""Measured sensitivity: more weights are removed from groups of layers where that changes the model's predictions least.
 
-Measured, on the dense model: KL_g, the divergence of the predictions, in nats per token, when Wanda prunes group g alone at the
-sparsity `level` (probe.py); and how a group's loss grows with its sparsity, for which Wanda's own estimate stands:
+Two things are measured on the dense model: KL_g, the divergence of the predictions in nats per token when Wanda prunes only group
+g at the sparsity `level` (probe.py); and the growth of a group's loss with its sparsity, estimated by Wanda's scores:
 
     e_l(s) = sum of the floor(s I) least squared scores of every row / sum of all,    score_oi^2 = W_oi^2 g_i / N
-    f_g(s) = sum of e_l(s) over the group's layers;  convex, since within a row the least go first
+    f_g(s) = sum of e_l(s) over the group's layers;  convex, because within a row the smallest scores are removed first
 
 A small divergence is close to quadratic in the change of the weights, and so is f_g, so that the cost of any share is modelled by
 one probe, c_g(s) = KL_g f_g(s) / f_g(level). To be minimised, with the group's n_g weights:
@@ -37,12 +37,14 @@ from .groups import allotted, grouped, weights
 from .probe import divergences
 
 LEVELS = 101  # 0, 1 %, ..., 100 %
-ROWS = 1024  # sorted at once, with their indices: 12 bytes a weight
+ROWS = 1024  # rows that are sorted at once, with their indices: 12 bytes per weight
 
 
 @dataclass(frozen=True)
 @checked
 class Sensitivity:
+    """The allocation by measured sensitivity: the least predicted divergence of the whole model."""
+
     streams: ClassVar[bool] = False  # a probe runs all blocks behind it
 
     unit: Unit
@@ -61,7 +63,7 @@ class Sensitivity:
         return (INPUT,)
 
     def measure(self, decoder: Decoder, stream: Stream, ids_BT: Tensor, shapes: Shapes) -> Mapping[str, Tensor]:
-        """{"divergence": (G,) KL_g, "loss": (G, L) f_g at LEVELS}. Of the layers' statistics a vector each is held."""
+        """{"divergence": (G,) KL_g, "loss": (G, L) f_g at L = LEVELS levels}. Memory: a vector of statistics per layer."""
         if self.sequences > len(ids_BT):
             raise UserError(
                 f"sequences={self.sequences}: expected at most the {len(ids_BT)} of the calibration text. Use fewer, or "
@@ -93,7 +95,7 @@ class Sensitivity:
 
 
 def _loss(layer: Layer, stats: Stats) -> Tensor:
-    """e_l (L,) at LEVELS, float64 on the CPU."""
+    """The loss e_l of one layer at L = LEVELS levels, float64 (L,) on the CPU."""
     score_OI = Wanda("row").score(layer, stats)
     inputs = score_OI.shape[1]
     sorted_I = torch.zeros(inputs, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The same fraction of every layer: the pattern as it is."""
+"""Uniform: every layer gets the same pattern, and so the same sparsity."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .base import Allotted, Shapes
 
 @dataclass(frozen=True)
 class Uniform:
+    """The allocation that gives every layer the same sparsity."""
+
     streams: ClassVar[bool] = True
 
     @property
@@ -23,7 +25,7 @@ class Uniform:
         return None
 
     def check(self, pattern: Pattern) -> None:
-        """Any pattern goes for all layers."""
+        """Accepts every pattern."""
 
     def needs(self, site: Site) -> tuple[()]:
         return ()

@@ -1,4 +1,4 @@
-"""What is worth keeping between runs, in the user's cache folder. Exported here: all that a run needs of it."""
+"""The cache between runs, in the user's cache folder: statistics of the text, and evaluations of dense models."""
 
 from ..record.digest import content_hash
 from .keep import Cache

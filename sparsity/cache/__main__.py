@@ -1,4 +1,4 @@
-"""python -m sparsity.cache list | verify | prune | clear: what is kept between runs, in the user's cache folder."""
+"""python -m sparsity.cache list | verify | prune | clear: the cache between runs, in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ from .keep import DENSE, STATISTICS, Cache, Item, remove
 
 MODELS = "models"
 KINDS = (DENSE, STATISTICS, MODELS)
-ABANDONED = 3600  # seconds after which nobody is writing an unfinished file any more
+ABANDONED = 3600  # seconds after which an unfinished file is certainly no longer written
 
 
 @dataclass(frozen=True)
 class Kept:
+    """One item of the cache and its kind: "dense", "statistics" or "models"."""
+
     kind: str
     item: Item
 
     @property
     def files(self) -> list[Path]:
-        """The files of tensors in it."""
+        """The tensor files of the item."""
         return sorted(self.item.path.glob(f"*{SUFFIX}")) if self.item.path.is_dir() else [self.item.path]
 
     @property
     def damage(self) -> list[str]:
-        """What is wrong with it, a line for each file."""
+        """One line for each damaged file of the item."""
         if self.kind == MODELS:
             found = damage(self.item.path)
             return [f"{self.item.path}: {found}"] if found else []
@@ -51,7 +53,7 @@ class Kept:
 
     @property
     def what(self) -> str:
-        """In words, as far as its files say."""
+        """A description of the item, read from its files."""
         if self.kind == MODELS:
             return self.item.path.name
         for path in self.files:
@@ -73,6 +75,7 @@ def _walk(entry: Entry, files: int) -> str:
 
 
 def kept(cache: Cache, kinds: Sequence[str]) -> Iterator[Kept]:
+    """The items of these kinds."""
     for item in cache.items():
         kind = DENSE if item.path.parent.name == DENSE else STATISTICS
         if kind in kinds:
@@ -84,6 +87,7 @@ def kept(cache: Cache, kinds: Sequence[str]) -> Iterator[Kept]:
 
 
 def show(cache: Cache, kinds: Sequence[str]) -> int:
+    """Print the items, the latest used first, and their total size. Returns the exit status 0."""
     view = Table("kind", "MiB", "last used", "what", box=None, padding=(0, 2, 0, 0))
     view.columns[1].justify = "right"
     found = list(kept(cache, kinds))
@@ -96,6 +100,7 @@ def show(cache: Cache, kinds: Sequence[str]) -> int:
 
 
 def verify(cache: Cache, kinds: Sequence[str]) -> int:
+    """Read every file and print the damaged ones. Returns the exit status: 1 if there is one, otherwise 0."""
     found = list(kept(cache, kinds))
     wrong = [line for one in found for line in one.damage]
     for line in wrong:
@@ -105,7 +110,10 @@ def verify(cache: Cache, kinds: Sequence[str]) -> int:
 
 
 def prune(cache: Cache, gib: float | None, days: float | None) -> int:
-    """Down to a size, of what was used last, and nothing older than so many days; and what killed processes left."""
+    """Delete items that were not used for `days` days, then the least recently used ones until the cache has at most `gib` GiB.
+
+    Unfinished files of killed processes are deleted too. None: no such limit. Returns the exit status 0.
+    """
     before = cache.items()
     if days is not None:
         for item in before:
@@ -123,6 +131,7 @@ def prune(cache: Cache, gib: float | None, days: float | None) -> int:
 
 
 def clear(cache: Cache, kinds: Sequence[str]) -> int:
+    """Delete everything of these kinds. Returns the exit status 0."""
     for kind in kinds:
         shutil.rmtree(cache.folder / kind, ignore_errors=True)
     say(f"{cache.folder}: {', '.join(kinds)} cleared")
@@ -133,17 +142,17 @@ def main(words: Sequence[str], name: str = "python -m sparsity.cache") -> int:
     """The command, called `name` in its help. 0; 1 if something is damaged, or after a mistake."""
     parser = argparse.ArgumentParser(prog=name, description="What is kept between runs, in the user's cache folder.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, told in (
-        ("list", "what is kept, the latest used first"),
+    for name, does in (
+        ("list", "show what is in the cache, the latest used first"),
         ("verify", "read every file and compare it with its checksum"),
-        ("clear", "delete all of it"),
+        ("clear", "delete everything"),
     ):
-        command = commands.add_parser(name, help=told, description=told)
+        command = commands.add_parser(name, help=does, description=does)
         command.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)}; default: all")
-    told = "delete statistics and evaluations, least recently used first, and what killed processes left"
-    command = commands.add_parser("prune", help=told, description=told)
-    command.add_argument("--to", type=float, metavar="GIB", help="down to this size")
-    command.add_argument("--older", type=float, metavar="DAYS", help="all that was not used for so long")
+    does = "delete statistics and evaluations, least recently used first, and unfinished files of killed processes"
+    command = commands.add_parser("prune", help=does, description=does)
+    command.add_argument("--to", type=float, metavar="GIB", help="delete until the cache has at most this size")
+    command.add_argument("--older", type=float, metavar="DAYS", help="delete what was not used for so many days")
     options = parser.parse_args(words)
     if unknown := set(getattr(options, "kinds", ())) - set(KINDS):
         parser.error(f"there is no {', '.join(sorted(unknown))}: expected {', '.join(KINDS)}")

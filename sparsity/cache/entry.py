@@ -1,5 +1,7 @@
-"""A file of tensors under `<key>-<digest>.safetensors`: the key is a hash of all that determines the content, so a file is never
-out of date; the digest is the file's own sha256, so a damaged one is told from its name. It appears complete or not at all.
+"""A cache file of tensors, named `<key>-<digest>.safetensors`. A file appears complete or not at all.
+
+The key is a hash of everything that determines the content, so a file is never out of date. The digest is the sha256 of the file,
+so damage shows when the content does not agree with the name.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from ..record.store import RunStore
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-DIGITS = 32  # of a digest, hexadecimal
+DIGITS = 32  # hexadecimal digits of a digest
 
-_sound: set[tuple[int, ...]] = set()  # stamps of files that were read to the end and found undamaged, by this process
+_sound: set[tuple[int, ...]] = set()  # stamps of files that this process has verified
 
 
 class Entry:
-    """An open file. It stays readable when another process deletes it. Raises `FileNotFoundError` if that came first."""
+    """An open cache file, which stays readable if another process deletes it. Raises `FileNotFoundError` if it is gone."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -38,18 +40,18 @@ class Entry:
 
     @cached_property
     def damage(self) -> str | None:
-        """What is wrong with it, in a few words. A file that was sound is not read again until somebody changes it."""
+        """A few words on what is wrong with the file; None if it is sound. A sound file is verified again only after a change."""
         stamp = self._stamp()
         if stamp not in _sound:
             self._file.seek(0)
             digest = hashlib.file_digest(self._file, "sha256").hexdigest()[:DIGITS]
             if not self.path.stem.endswith(f"-{digest}"):
-                return "its content is not what its name says"
+                return "its content does not have the sha256 in its name"
             _sound.add(stamp)
         return None
 
     def touch(self) -> None:
-        """It was used now. A cache that may only be read stays as it is."""
+        """Set the time of last use to now. In a read-only cache this does nothing."""
         sound = self._stamp() in _sound
         try:
             os.utime(self._file.fileno())
@@ -64,7 +66,10 @@ class Entry:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """Its description. Read from the head of the file: look at `damage` first, or believe nothing of it."""
+        """The description at the head of the file. Check `damage` first: a damaged file may have any description.
+
+        Raises `ValueError` if the file does not begin with a description.
+        """
         size = self._file.seek(0, os.SEEK_END)
         self._file.seek(0)
         length = int.from_bytes(self._file.read(8), "little")
@@ -75,33 +80,34 @@ class Entry:
         return about
 
     def tensors(self) -> dict[str, Tensor]:
-        """On the CPU, mapped into memory: only what is looked at is read."""
+        """The tensors by name, on the CPU. The file is mapped into memory, so only what is used is read."""
         with safe_open(f"/dev/fd/{self._file.fileno()}", "pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
 def entries(
     folder: Path, key: str = "", wanted: Callable[[dict[str, Any]], bool] = lambda about: True
 ) -> Iterator[Entry]:
-    """The undamaged files of a key, or of every key that begins with it. A damaged one is named and deleted.
+    """The undamaged files whose key begins with `key`. Damaged files are deleted with a warning.
 
-    A file that says of itself, in its `about`, that it is not `wanted` is not read.
+    `wanted` decides by the description in a file whether the file is verified and returned.
     """
     found = []
     for path in sorted(folder.glob(f"{key}*{SUFFIX}")):
         try:
             entry = Entry(path)
-        except FileNotFoundError:  # evicted since the folder was listed
+        except FileNotFoundError:  # deleted by another process after the folder was listed
             continue
         with suppress(ValueError):
             if not wanted(entry.about):
                 entry.close()
                 continue
         found.append(entry)
-    with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
         damages = list(pool.map(lambda entry: entry.damage, found))
     for entry, damage in zip(found, damages, strict=True):
         if damage is None:
@@ -109,12 +115,12 @@ def entries(
         else:
             entry.close()
             log.warning("%s is damaged (%s): computing it again", entry.path, damage)
-            with suppress(OSError):  # of a cache that may only be read
+            with suppress(OSError):  # the cache may be read-only
                 entry.path.unlink(missing_ok=True)
 
 
 def write(folder: Path, key: str, content: bytes) -> Path:
-    """The file, of what `content_of` made. Raises `OSError` where it cannot be written; then there is none."""
+    """Write a file with the bytes from `content_of` and return its path. Raises `OSError` if it cannot be written."""
     path = folder / f"{key}-{hashlib.sha256(content).hexdigest()[:DIGITS]}{SUFFIX}"
     folder.mkdir(parents=True, exist_ok=True)
     with RunStore(folder).writing(path.name) as unfinished:
@@ -123,5 +129,5 @@ def write(folder: Path, key: str, content: bytes) -> Path:
 
 
 def content_of(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
-    """A file's bytes. `about` is a JSON value that says what they are."""
+    """The bytes of a file with these tensors. `about` is its description, a JSON value."""
     return save(dict(tensors), {"about": json.dumps(about, default=str)})

@@ -1,5 +1,7 @@
-"""The cache as a whole: `<folder>/dense`, the dense model's evaluations, a file each; `<folder>/statistics`, a folder for each
-model and text (`statistics`). What was used least recently goes when the whole would outgrow its limit, or fill the disk.
+"""The cache as a whole, with its size limit.
+
+`<folder>/dense` holds one file per evaluation of a dense model; `<folder>/statistics` one folder per model and calibration text.
+The least recently used items are deleted when the cache would exceed its limit or fill the disk.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from .entry import SUFFIX, content_of, entries, write
 log = logging.getLogger(__name__)
 
 DENSE, STATISTICS = "dense", "statistics"
-SPARE = 2**30  # bytes of the disk that are left to others
+SPARE = 2**30  # bytes of the disk that the cache leaves free
 
 
 @dataclass(frozen=True)
 class Item:
-    """What is kept or deleted as a whole: a file of `dense`, or a walk's folder."""
+    """The unit that is kept or deleted: a file of `dense`, or a folder of `statistics`."""
 
     path: Path
     bytes: int
@@ -36,29 +38,35 @@ class Item:
 
 @dataclass(frozen=True)
 class Cache:
+    """The cache in a folder, with a limit of its size."""
+
     folder: Path
     limit: int  # bytes
 
     def remembered(
         self, content: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
     ) -> Mapping[str, Tensor]:
-        """The dense model's answers filed under `content`, computed and filed if they are not there, by one process at a time."""
+        """The tensors that are cached for the key `content`. If there are none, `compute` is called and its result is cached.
+
+        Only one process computes at a time; the others wait for its result.
+        """
         key, folder = content_hash(content), self.folder / DENSE
         found = _read(folder, key)
         if found is None and not writable(folder):
             return compute()
         if found is None:
             with held(folder / f"{key[:32]}.lock", "evaluating the dense model"):
-                found = _read(folder, key)  # another process may have computed it meanwhile
+                found = _read(folder, key)  # another process may have computed it during the wait
                 if found is None:
                     found = compute()
                     self.write(folder, key, content_of(found, content))
         return found
 
     def write(self, folder: Path, key: str, content: bytes, expected: int = 0) -> Path | None:
-        """Keep this, if there is room. None, said in a line of the log, if it is not kept.
+        """Write a file into the cache and return its path; None, with a warning, if there is no room for it.
 
-        `expected`: bytes of all that will follow and is of no use without one another; nothing makes room for a part of that.
+        `expected`: the bytes of all files of a set that is useless if incomplete. If they exceed the limit, nothing is written or
+        deleted.
         """
         try:
             if expected > self.limit:
@@ -70,7 +78,7 @@ class Cache:
             return None
 
     def make_room(self, needed: int, folder: Path) -> None:
-        """Delete what was used least recently, but nothing of `folder`'s. Raises `OSError` if that is not enough."""
+        """Delete the least recently used items, except `folder`, until `needed` bytes fit. Raises `OSError` if they cannot."""
         self.folder.mkdir(parents=True, exist_ok=True)
 
         def fits(held: int) -> bool:
@@ -84,11 +92,11 @@ class Cache:
             )
 
     def shrink(self) -> None:
-        """Delete what was used least recently until the rest is within the limit."""
+        """Delete the least recently used items until the rest is within the limit."""
         self._evict(lambda held: held <= self.limit)
 
     def _evict(self, enough: Callable[[int], bool], but: Path | None = None) -> int:
-        """Delete item after item until so many bytes are few enough, or until only `but` is left. The bytes that are kept."""
+        """Delete items, the least recently used first and never `but`, until `enough(bytes left)`. Returns the bytes left."""
         items = self.items()
         held = sum(item.bytes for item in items)
         for item in items:
@@ -100,7 +108,7 @@ class Cache:
         return held
 
     def items(self) -> list[Item]:
-        """All that is kept, the least recently used first."""
+        """All items, the least recently used first."""
         found = []
         for path in (self.folder / DENSE).glob(f"*{SUFFIX}"):
             if stat := _stat(path):
@@ -120,7 +128,7 @@ def _read(folder: Path, key: str) -> Mapping[str, Tensor] | None:
 
 
 def writable(folder: Path) -> bool:
-    """Whether anything can be kept there; said in a line of the log if not."""
+    """True if files can be written into the folder; otherwise a warning says why."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -133,7 +141,7 @@ def writable(folder: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Another process may have been faster."""
+    """Delete a file or folder. It may already be gone: another process may have been faster."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

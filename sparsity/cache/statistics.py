@@ -1,6 +1,4 @@
-"""Calibrate once, prune many. With `propagate=dense` a layer's statistics depend on the model and the text alone, not on what is
-pruned how: they are folded in one walk over the dense model, kept, and read by every later run. Such a run reads no text and runs
-no block; one that asks for more collects what is missing, in another walk.
+"""Cached statistics: calibrate once, prune many times.
 
 A walk has a folder, named by the hash of all that determines a bit of its statistics. In it lies a file for each block and set of
 taps; layers that saw the same tensors share a state there, as they do while it is folded. One process walks at a time, the others
@@ -34,7 +32,7 @@ Place = tuple[Entry, int]  # a file, and the number of the state in it
 
 
 class Recalled:
-    """A stream whose statistics lie in files: nothing runs."""
+    """A stream that reads its statistics from cache files and runs no block."""
 
     def __init__(
         self,
@@ -47,7 +45,7 @@ class Recalled:
         self.blocks = decoder.blocks
         self.device = device
         self.seconds = 0.0
-        self.forwards = forwards  # of the walk that collected what was missing
+        self.forwards = forwards  # blocks run, times batches, by the walk that collected missing statistics
         self._places = places
         self._processes = processes
 
@@ -62,7 +60,7 @@ class Recalled:
                 read[entry] = entry.tensors()
             if (entry, number) not in states:
                 parts = entry.about["states"][number]
-                states[entry, number] = Folded(unpacked(tap, parts, number, read[entry], self.device))
+                states[entry, number] = Folded(from_tensors(tap, parts, number, read[entry], self.device))
         found = merged(self._processes, readers, {reader: states[place] for reader, place in wanted.items()})
         self.seconds += time.perf_counter() - start
         shared = {site: {tap: found[site, tap] for tap in taps} for site, taps in needs.items()}
@@ -72,13 +70,13 @@ class Recalled:
         return iter(())
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """There are none."""
+        """Does nothing: this stream has no hidden states."""
 
     def passage(self, block: Block) -> Passage:
         raise ValueError(f"{block.name}: nothing goes through it: expected a stream with the calibration text")
 
     def advance(self, block: Block) -> None:
-        """What lies before a block is in its statistics."""
+        """Does nothing: the statistics of later blocks are in files."""
 
 
 @contextmanager
@@ -93,18 +91,18 @@ def recalled(
     walker: Callable[[], BlockStream],
     processes: Processes = ALONE,
 ) -> Iterator[Stream | None]:
-    """A stream that recalls what `needs` asks for, collected first where that is not known; None if it cannot be kept.
+    """A context with a stream that reads the statistics in `needs` from the cache; missing ones are collected first.
 
     `about`: all that determines a bit of the statistics; `labels`: names, for people; `walker` makes the stream that folds;
     `shared`: `needs`, and what later runs will need: if there must be a walk, it collects that too.
     """
-    names, forwards = named(needs), 0
+    names, forwards = names_of(needs), 0
     with ExitStack() as stack:
         files: _Files = _Kept(cache, about, labels, stack) if processes.rank == 0 else _Files()
         with files.completing(names) as incomplete:
             if processes.agreed(incomplete):
                 wanted = shared()
-                wanted = lacking(wanted, processes.agreed([*files.find(named(wanted))]))
+                wanted = lacking(wanted, processes.agreed([*files.find(names_of(wanted))]))
                 count = len({site.block for site, taps in wanted.items() if taps})
                 stream = walker()
                 for block, stats in collect(stream, wanted):
@@ -168,14 +166,14 @@ class _Kept(_Files):
 
 
 def lacking(needs: Needs, places: Collection[str]) -> Needs:
-    """What lies nowhere yet."""
+    """The part of `needs` that is not in the cache. `places`: the names of the states that are."""
     return {site: [tap for tap in taps if name(site, tap) not in places] for site, taps in needs.items()}
 
 
 def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) -> dict[str, Place]:
-    """Where the named states lie. Their files stay open until the stack ends: what is evicted meanwhile can still be read.
+    """The places of the states with these names. Their files stay open until the stack ends, so they can be read if deleted.
 
-    Only files that name one of them are read and verified, unless `every` one is to be.
+    Only files that hold one of these states are verified; with `every`, all files of the folder are.
     """
     places: dict[str, Place] = {}
     for entry in entries(folder, wanted=lambda about: every or not names.isdisjoint(about.get("names", ()))):
@@ -190,11 +188,12 @@ def known(folder: Path, names: Set[str], stack: ExitStack, every: bool = False) 
 
 
 def located(entry: Entry) -> dict[str, Place]:
+    """The places of all states in a file, by name."""
     return {name: (entry, number) for name, number in entry.about["names"].items()}
 
 
 def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) -> tuple[str, bytes]:
-    """The key and the content of a block's file. A state that layers share is in it once."""
+    """The key and the content of a block's file. A state that several layers share is stored once."""
     numbers: dict[int, int] = {}
     states: list[Any] = []
     names: dict[str, int] = {}
@@ -204,23 +203,24 @@ def filed(block: Block, stats: Mapping[Site, Stats], walk: Mapping[str, Any]) ->
                 numbers[id(folded)] = len(states)
                 states.append(folded.state)
             names[name(site, tap)] = numbers[id(folded)]
-    tensors, layout = packed(states)
+    tensors, layout = as_tensors(states)
     content = content_of(tensors, {"names": names, "states": layout, "walk": walk})
     return f"{block.index:03d}-{content_hash(sorted(names))[:8]}", content
 
 
-def named(needs: Needs) -> set[str]:
+def names_of(needs: Needs) -> set[str]:
+    """The names of all states in `needs`."""
     return {name(site, tap) for site, taps in needs.items() for tap in taps}
 
 
 def name(site: Site, tap: Tap[Any]) -> str:
-    """What a state is filed under: whose activation, and how it is folded."""
+    """The name of a state: the module and side whose activations it folds, and the statistic."""
     source, side = tap.source(site)
     return f"{source} {side} {type(tap.statistic).__module__}.{tap.statistic!r}"
 
 
-def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
-    """The tensors of states by "<state>.<part>", and of each state its parts: numbers, null in the place of a tensor."""
+def as_tensors(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    """The tensors of all states, named "<state>.<part>", and the list of each state's parts: numbers, or None for a tensor."""
     tensors: dict[str, Tensor] = {}
     layout: list[list[Any]] = []
     for number, state in enumerate(states):
@@ -232,10 +232,10 @@ def packed(states: Collection[Any]) -> tuple[dict[str, Tensor], list[list[Any]]]
     return tensors, json.loads(json.dumps(layout, allow_nan=False))
 
 
-def unpacked(
+def from_tensors(
     tap: Tap[Any], parts: Collection[Any], number: int, tensors: Mapping[str, Tensor], device: torch.device
 ) -> Any:
-    """The state of a tap. What it is made of, a tensor or a tuple with names, its statistic says."""
+    """The state of a tap from the results of `as_tensors`: a tensor or a named tuple, whichever its statistic uses."""
     values = [tensors[f"{number}.{i}"].to(device) if part is None else part for i, part in enumerate(parts)]
     like = tap.statistic.zero(torch.empty(1, 1, 1, device="meta"), 1)
     return type(like)(*values) if isinstance(like, tuple) else values[0]

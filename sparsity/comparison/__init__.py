@@ -1,4 +1,4 @@
-"""Which of two models is better, and how sure that is: intervals, p-values and verdicts. Pure functions on arrays.
+"""The comparison of two models: intervals, p-values and verdicts on which one is better. Pure functions of arrays.
 
 N windows or documents   S seeds. Every difference is b - a.
 """

@@ -1,14 +1,14 @@
-"""The difference of two models' accuracies on the same N documents, taken to be independent of one another.
+"""The difference of two models' accuracies on the same N documents. The documents are taken to be independent.
 
-Only documents on which the models disagree say anything: `gained` that b answers rightly and a does not, `lost` the reverse.
+Only documents on which the models disagree matter: `gained` of them are right in b and wrong in a, `lost` the reverse.
 
-p: McNemar's exact test. Under "no difference" gained is binomial of gained + lost tosses of a fair coin.
+p: McNemar's exact test. Without a difference, `gained` is binomial: gained + lost tosses of a fair coin.
 
-Interval: Tango's (Statistics in Medicine 17, 1998, 891-908), all d that the score test of "it is d" accepts,
+Interval: Tango's (Statistics in Medicine 17, 1998, 891-908), all d that the score test of "the difference is d" accepts,
 
     |gained - lost - N d| <= z sqrt(N (2 q(d) + d (1 - d))),
 
-with q(d) the likeliest probability of a loss given d, the larger root of
+with q(d) the maximum-likelihood probability of a loss given d, the larger root of
 
     2 N q^2 + ((2 N - gained + lost) d - gained - lost) q - lost d (1 - d) = 0.
 
@@ -29,11 +29,10 @@ from .interval import Interval, Values, check_confidence, pairs
 
 
 def paired_accuracy(a_N: npt.ArrayLike, b_N: npt.ArrayLike, confidence: float = 0.95) -> Interval:
-    """mean(b - a) of answers that are right (1) or wrong (0), in [-1, 1].
+    """The interval of mean(b - a), in [-1, 1], for answers that are right (1) or wrong (0).
 
-    The exact p is larger than that of the score test behind the interval: where the interval just excludes zero, p may still
-    exceed 1 - confidence. Models that agree on every document have p = 1, and yet an interval that is no point: the next
-    document may tell them apart.
+    The exact p is larger than the p of the score test behind the interval, so if the interval just excludes zero, p may still
+    exceed 1 - confidence. If the models agree on every document, p is 1, but the interval has a width: other documents may differ.
 
     Raises `UserError` for fewer than 2 documents, different lengths, and values other than 0 and 1.
     """
@@ -49,6 +48,7 @@ def paired_accuracy(a_N: npt.ArrayLike, b_N: npt.ArrayLike, confidence: float = 
 
 
 def check_answers(answer_N: Values, model: str) -> None:
+    """Raise `UserError` with the first answer that is neither 0 nor 1."""
     strange_N = np.flatnonzero(~np.isin(answer_N, (0, 1)))
     if len(strange_N):
         raise UserError(
@@ -62,10 +62,10 @@ def lower_limit(gained: int, lost: int, count: int, z: float) -> float:
     estimate = (gained - lost) / count
 
     def excess(d: float) -> float:
-        """Above zero at d = -1, or zero if b lost every document; below zero just under the estimate."""
+        """A function of d that is positive at d = -1 (zero if b lost every document) and negative just below the estimate."""
         linear = (2 * count - gained + lost) * d - gained - lost
         loss = (math.sqrt(max(linear**2 + 8 * count * lost * d * (1 - d), 0)) - linear) / (4 * count)
         return gained - lost - count * d - z * math.sqrt(max(count * (2 * loss + d * (1 - d)), 0))
 
-    # "Just under", as the variance vanishes at the estimate itself where it is 1, and where it is 0 without a disagreement.
+    # The bracket ends just below the estimate: the variance is zero at an estimate of 1, and of 0 without a disagreement.
     return float(optimize.brentq(excess, -1.0, estimate - 1e-9, xtol=1e-12))

@@ -1,10 +1,11 @@
-"""Many comparisons at once, and when a winner may be named.
+"""Several comparisons at once, and the rule for naming a winner.
 
-Among m true "no difference"s tested at 5 % one expects 0.05 m false alarms. Holm's adjustment (1979) of the sorted p-values,
+If m differences are all zero and each is tested at 5 %, about 0.05 m false alarms are expected. Holm's adjustment (1979) of the
+sorted p-values,
 
     adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j)),
 
-keeps the probability of even one false alarm below the level, whatever the dependence of the tests.
+keeps the probability of even one false alarm below the level, however the tests depend on one another.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdict(
     interval: Interval, better: Literal["smaller", "larger"], adjusted_p: float | None = None
 ) -> Literal["a", "b"] | None:
-    """The winner, if there is one: the interval of b - a excludes zero, and p <= 1 - confidence.
+    """The winner "a" or "b" if the interval of b - a excludes zero and p <= 1 - confidence; otherwise None.
 
-    `better`: whether smaller values are (NLL, perplexity) or larger ones (accuracy). `adjusted_p`: the interval's p after `holm`
-    over all comparisons that are shown together; None: it is the only one.
+    `better`: "smaller" if smaller values are better (NLL, perplexity), "larger" if larger ones are (accuracy). `adjusted_p`: the p
+    after `holm` over all comparisons that are shown together; None: the interval's own p, for a single comparison.
     """
     p = interval.p if adjusted_p is None else adjusted_p
-    # rounded: 1 - 0.95 is a little above 0.05, 1 - 0.9 a little below 0.1
+    # Rounded, because 1 - 0.95 is a little above 0.05, and 1 - 0.9 a little below 0.1.
     if not interval.excludes_zero or p > round(1 - interval.confidence, 12):
         return None
     return "b" if (interval.estimate < 0) == (better == "smaller") else "a"

@@ -1,22 +1,21 @@
-"""The mean of paired differences d_1 ... d_N of windows in the order of their text, where neighbours are alike: a studentised
-block bootstrap.
+"""The mean of paired differences d_1 ... d_N of consecutive windows, which are correlated: a studentised block bootstrap.
 
 The standard error comes from the B slowest cosines of the series, its equal-weighted cosine estimate (EWC; Lazarus, Lewis,
 Stock and Watson, "HAR Inference: Recommendations for Practice", 2018):
 
     error^2 = (z_1^2 + ... + z_B^2) / (B N),   z_j = sum_t sqrt(2 / N) cos(pi j (t - 1/2) / N) d_t,   B = 0.4 N^(2/3).
 
-A cosine sees no constant, and the slow ones see what a sum over neighbours sees, so correlated windows are allowed for without
-a model of their correlation. For many windows mean / error has Student's distribution of B degrees of freedom; for few it has
-not quite, as the B cosines are not all slow, and differences may be skewed. Its distribution is therefore simulated: the series
-is put together anew from blocks of ceil(N^(1/3)) consecutive windows, wrapped around at the end (circular blocks: Politis and
-Romano, 1992), and the very same ratio is computed, (mean* - mean) / error*, with the error of the new series (Goetze and
-Kuensch, 1996; one formula for both errors: Goncalves and Vogelsang, "Block bootstrap HAC robust tests: the sophistication of
-the naive bootstrap", 2011).
+A cosine is orthogonal to a constant, and a slow cosine varies little over neighbouring windows. So the estimate accounts for
+correlated windows without a model of their correlation. For many windows, mean / error has Student's distribution with B degrees of
+freedom. For few windows this is not accurate: the B cosines are not all slow, and the differences may be skewed. Therefore the
+distribution is simulated. New series are built from blocks of ceil(N^(1/3)) consecutive windows, which wrap around at the end
+(circular blocks: Politis and Romano, 1992), and the same ratio is computed for each, (mean* - mean) / error*, with the error of the
+new series (Goetze and Kuensch, 1996; one formula for both errors: Goncalves and Vogelsang, "Block bootstrap HAC robust tests: the
+sophistication of the naive bootstrap", 2011).
 
-The interval is symmetric, mean ± max(q, t_B) error, with q the bootstrap's quantile of |ratio|; p is the larger of both
-p-values. So neither a lucky draw nor too few windows to draw from make the interval shorter than Student's. What it covers,
-measured: experiments/coverage. O(repeats N B) time, O(repeats N) memory.
+The interval is symmetric, mean ± max(q, t_B) error, with q the bootstrap's quantile of |ratio|; p is the larger of the two
+p-values. So the interval is never shorter than Student's. experiments/coverage measures its coverage. O(repeats N B) time,
+O(repeats N) memory.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from ..user_error import UserError
 from .interval import Interval, Values, certain, check_confidence, pairs, student
 
-EVEN = 1e-24  # of the values' variance: an error^2 below it is rounding
+EVEN = 1e-24  # an error^2 below this fraction of the values' variance is rounding
 
 
 def cosines(count: int) -> Values:
-    """The B slowest cosines (N, B) of a series of N = `count`: orthonormal, and orthogonal to a constant."""
+    """The B slowest cosines (N, B) of a series with N = `count` values. They are orthonormal, and orthogonal to a constant."""
     slowest = max(1, round(0.4 * count ** (2 / 3)))
     time_N = (np.arange(count) + 0.5) / count
     cosine_NB: Values = math.sqrt(2 / count) * np.cos(math.pi * time_N[:, None] * np.arange(1, slowest + 1))
@@ -42,7 +41,7 @@ def cosines(count: int) -> Values:
 
 
 def resampled(series_N: Values, repeats: int, rng: np.random.Generator) -> Values:
-    """Series (repeats, N) put together from circular blocks of ceil(N^(1/3)); every place draws every window equally often."""
+    """Series (repeats, N) built from random circular blocks of ceil(N^(1/3)) windows. Every window is equally likely everywhere."""
     count = len(series_N)
     length = math.ceil(count ** (1 / 3))
     block_NL = sliding_window_view(np.concatenate([series_N, series_N[: length - 1]]), length)
@@ -57,11 +56,11 @@ def paired_difference(
     confidence: float = 0.95,
     repeats: int = 2000,
 ) -> Interval:
-    """mean(b - a) of paired values in the order of the text.
+    """The interval of mean(b - a), for paired values (N,) in the order of the text.
 
-    Of mean NLLs of windows of equal length it is a difference in nats per token, and exp of it the ratio of the perplexities.
-    The interval excludes zero exactly where p <= 1 - confidence. The smallest possible p is 1 / (repeats + 1), unless all
-    differences are the same: then the interval is a point. The same state of `rng` gives the same bits.
+    For mean NLLs of windows of equal length, the estimate is a difference in nats per token, and its exp the ratio of perplexities.
+    The interval excludes zero if and only if p <= 1 - confidence. The smallest possible p is 1 / (repeats + 1). If all differences
+    are equal, the interval is a point. The same state of `rng` gives the same bits.
 
     Raises `UserError` for fewer than 2 windows, different lengths, a NaN or an infinity, and too few `repeats` for the confidence.
     """
@@ -84,10 +83,10 @@ def paired_difference(
 
     centred_RN = resampled(centred_N, repeats, rng)
     square_R = ((centred_RN @ cosine_NB) ** 2).mean(axis=1) / count
-    spread_R = square_R > EVEN * centred_N.var()  # one value over and over has no error to divide by
+    spread_R = square_R > EVEN * centred_N.var()  # a series of one repeated value has no error to divide by
     ratio_R = np.sort(np.abs(centred_RN.mean(axis=1)[spread_R]) / np.sqrt(square_R[spread_R]))
     rank = math.ceil(confidence * (len(ratio_R) + 1))
-    if rank > len(ratio_R) or error == 0:  # hardly a resample has a spread: nearly all differences are the same
+    if rank > len(ratio_R) or error == 0:  # nearly all differences are equal, so few new series have an error
         return normal
     half = max(float(ratio_R[rank - 1]) * error, normal.high - mean)
     beyond = len(ratio_R) - int(np.searchsorted(ratio_R, abs(mean) / error))

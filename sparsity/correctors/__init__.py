@@ -1,4 +1,4 @@
-"""What the survivors become, given the mask, one corrector a file. It sees the dense layer, so any goes with any method."""
+"""The correctors, one per file: they compute new values for the survivors of a layer. Each works with every method."""
 
 from .greedy import Greedy
 from .hessian import Hessian

@@ -1,8 +1,8 @@
-"""What `greedy` and `hessian` share: the layer as the selected channels S see it, and how a step D on them becomes weights.
+"""Shared parts of `greedy` and `hessian`: the layer restricted to the selected channels S, and the application of a step D to them.
 
-With R = W - W0 and P = R G, only P_S = R G[:, S] is ever formed: O(O I |S|). Each row takes its step as far as an exact line
-search goes, t = clip(-<D, P> / <D, D G>, 0, 1), so its loss never rises; D lives on S, where P_S and G_SS say both products.
-Everything is transposed, so that the O values of one channel are one contiguous row.
+With R = W - W0 and P = R G, only P_S = R G[:, S] is computed: O(O I |S|). Each row takes its step as far as an exact line search
+allows, t = clip(-<D, P> / <D, D G>, 0, 1), so its loss never rises. D is zero outside S, so P_S and G_SS suffice for both products.
+All matrices are transposed, so that the O values of one channel are one contiguous row.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Channels(NamedTuple):
     """The selected channels of a layer, in the dtype and on the device of the computation."""
 
     gram_SS: Tensor
-    slope_SO: Tensor  # P_S'; the gradient of the loss by these weights is twice that
+    slope_SO: Tensor  # P_S', half the gradient of the loss with respect to these weights
     dense_SO: Tensor
     keep_SO: Tensor
 
 
 def columns(matrix_OI: Tensor, channel_S: Tensor) -> Tensor:
-    """The selected columns as contiguous rows (S, O)."""
+    """The selected columns of a matrix as contiguous rows (S, O)."""
     return matrix_OI.index_select(1, channel_S).T.contiguous()
 
 
@@ -40,20 +40,20 @@ def seen(layer: Layer, pruned: Pruned, channel_S: Tensor, gram_SI: Tensor, slope
 
 
 def share(part_SO: Tensor, whole_SO: Tensor) -> float:
-    """How many of the one are in the other, as flags or as counts; 0 of none."""
+    """The ratio of two sums, of flags or of counts; 0 if the whole is 0."""
     return part_SO.sum().item() / max(whole_SO.sum().item(), 1)
 
 
 def take(layer: Layer, pruned: Pruned, gram_II: Tensor, channel_S: Tensor, at: Channels, step_SO: Tensor) -> Corrected:
-    """The given weights with the step taken, in the layer's dtype, and the facts of it. Survivors alone move.
+    """The weights of `pruned` after the step, in the layer's dtype. Only survivors change.
 
-    `applied` is the share of the selected channels' survivors that changed, `applied_channels` that of the channels
-    with any change.
+    Facts: `applied`, the share of the selected channels' survivors that changed; `applied_channels`, the share of the channels with
+    any change; `line_search`, the mean t.
     """
     step_SO = step_SO.masked_fill(~at.keep_SO, 0)
     curvature_O = (at.gram_SS @ step_SO).mul_(step_SO).sum(0)
     t_O = line_search((step_SO * at.slope_SO).sum(0), curvature_O)
-    step_SO = step_SO.mul_(t_O).to(pruned.weight_OI.device)  # back from the CPU, where a device has no float64
+    step_SO = step_SO.mul_(t_O).to(pruned.weight_OI.device)  # back from the CPU, if the device has no float64
     given_SO = columns(pruned.weight_OI, channel_S)
     moved_SO = torch.where(step_SO == 0, given_SO, (given_SO + step_SO).to(given_SO.dtype))
     corrected_OI = pruned.weight_OI.index_copy(1, channel_S, moved_SO.T)

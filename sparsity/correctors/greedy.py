@@ -1,15 +1,16 @@
-"""Coordinate descent over selected input channels, one channel at a time, all outputs at once.
+"""Greedy: coordinate descent over selected input channels, one channel at a time, all outputs at once.
 
-With P = (W - W0) G, a step d of weight (o, j) changes L by 2 d P_oj + d^2 g_j, a gain if that is negative. Of channel j, every
-survivor takes
-    step = c         d = -c |W0_oj| sign(P_oj), the better of the two directions, where it gains;
+With P = (W - W0) G, a change d of weight (o, j) changes L by 2 d P_oj + d^2 g_j, which is a gain if it is negative. Each survivor
+of channel j takes
+    step = c         d = -c |W0_oj| sign(P_oj), the better of the two directions, if that is a gain;
     step = optimal   d = -P_oj / g_j, the exact minimum along the coordinate; a channel without input (g_j = 0) is skipped.
-Then P moves by d G_j:. This is the descent on the residual R = X (W - W0)' of every single token, by P = R'X, without R.
+Then P changes by d G_j:. This equals descent on the residual R = X (W - W0)' of every token, since P = R'X, but R is never
+computed.
 
-Only the selected columns of P are held, O(O I |S|) to form and O(O |S|^2) to follow. A panel of channels is worked through with
-rank-1 changes inside it, and its effect on the others follows in one product, as in SparseGPT's sweep. `early_stop` ends at the
-first channel with input whose summed gain falls below `tolerance` times the current loss; to know the loss of the given weights
-costs one O(O I^2) product.
+Only the selected columns of P are held: O(O I |S|) to compute and O(O |S|^2) to update. Inside a panel of channels the updates
+are rank-1; the effect of a panel on all others is one product, as in SparseGPT's sweep. `early_stop` ends at the first channel
+with input whose summed gain is below `tolerance` times the current loss; the loss of the given weights costs one O(O I^2)
+product.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import wide
 from ..ranges import Range, Share, Steps, checked
 from .channels import Channels, columns, seen, take
 from .selection import GRAM, Salience, Select, Selective
 
-PANEL = 128  # channels between two products, and between two looks at the gains
+PANEL = 128  # number of channels between two products, and between two checks of the gains
 
 Part = Annotated[float, Range(least=0, most=1, such=0.01)]
 Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
@@ -36,6 +37,8 @@ Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the change
 @dataclass(frozen=True)
 @checked
 class Greedy(Selective):
+    """The corrector by coordinate descent over selected input channels."""
+
     select: Select
     fraction: Share  # of the channels with a survivor
     salience: Salience
@@ -43,6 +46,10 @@ class Greedy(Selective):
     early_stop: bool
     tolerance: Part  # the share of the current loss that a channel must gain, with `early_stop`
     passes: Steps
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """A product for each pass over all channels."""
+        return self.passes * (1.0 if self.select == "all" else self.fraction) + 0.5
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)
@@ -65,26 +72,26 @@ class Greedy(Selective):
 
 
 def lively(gram_SS: Tensor) -> Tensor:
-    """The channels with input (S,): g_j > 0, and not so small that 1 / g_j overflows."""
+    """The mask (S,) of the channels with input: g_j > 0, and not so small that 1 / g_j overflows."""
     return gram_SS.diagonal() >= torch.finfo(gram_SS.dtype).tiny
 
 
 def either_way(at: Channels, step: float) -> Move:
-    """size sign(-P) where it gains: 2 |P| > size g."""
+    """The move of a fixed size s = step |W0|: d = s sign(-P) where that is a gain, 2 |P| > s g, otherwise 0."""
     size_SO = (step * at.dense_SO.abs()).mul_(at.keep_SO)
     least_SO = size_SO * (at.gram_SS.diagonal()[:, None] / 2)
     return lambda s, down_O: torch.copysign(size_SO[s], down_O).masked_fill_(down_O.abs() <= least_SO[s], 0)
 
 
 def optimal(at: Channels) -> Move:
-    """-P / g."""
+    """The exact move d = -P / g of the survivors; 0 in a channel without input."""
     g_S1 = at.gram_SS.diagonal()[:, None]
     rate_SO = torch.where(at.keep_SO & lively(at.gram_SS)[:, None], 1 / g_S1, 0)
     return lambda s, down_O: down_O * rate_SO[s]
 
 
 def descend(at: Channels, move: Move, passes: int, loss_O: Tensor | None, tolerance: float) -> Tensor:
-    """The summed changes (S, O) of all passes. With the loss of every row, reads one number a panel and may stop early."""
+    """The summed changes (S, O) of all passes. With the loss of each row (`loss_O`), it may stop early, checked once per panel."""
     loss = None if loss_O is None else loss_O.sum().clamp(min=0)
     gram_SS, down_SO = at.gram_SS, -at.slope_SO
     g_S, lively_S = gram_SS.diagonal(), lively(gram_SS)
@@ -92,7 +99,7 @@ def descend(at: Channels, move: Move, passes: int, loss_O: Tensor | None, tolera
     for number in range(1, passes + 1):
         for start in range(0, len(down_SO), PANEL):
             stop = min(start + PANEL, len(down_SO))
-            panel_KO = down_SO[start:stop].clone()  # its row k ends as what channel k saw
+            panel_KO = down_SO[start:stop].clone()  # row k is final when channel k moves
             gram_KK = gram_SS[start:stop, start:stop]
             moves = []
             for k in range(stop - start):
@@ -111,7 +118,7 @@ def descend(at: Channels, move: Move, passes: int, loss_O: Tensor | None, tolera
             total_SO[start:stop] += d_KO
             if stopped:
                 return total_SO
-            # in the last pass nobody comes back to the channels that were done
+            # in the last pass, the channels that are done need no update
             after = stop if number == passes else 0
             down_SO[after:].addmm_(gram_SS[after:, start:stop], d_KO, alpha=-1)
     return total_SO

@@ -1,12 +1,13 @@
-"""Least squares over one set S of input channels, the same for all rows:  min_D L(W + D), D on S, up to damping and bounds.
+"""Hessian: least squares over one set S of input channels, the same for all rows: min_D L(W + D) with D zero outside S.
 
-    D' = -(G_SS + damp mean(g) I)^-1 P_S',   P_S = (W - W0) G[:, S],   g = diag G, the mean over all inputs
-then |D_oi| <= max_change |W0_oi|, survivors only, and the line search of `channels`. Solving for all of S and then clamping and
-dropping is no optimum, not of these survivors either, and could raise the loss by itself: `optimal` solves every row for its own.
+    D' = -(G_SS + damp mean(g) I)^-1 P_S',   P_S = (W - W0) G[:, S],   g = diag G, with the mean over all inputs
+Then D is clamped to |D_oi| <= max_change |W0_oi|, set to zero at removed weights, and scaled by the line search of `channels`. To
+solve for all of S first and clamp afterwards is not optimal for these survivors, and could raise the loss without the line
+search; the corrector `optimal` solves each row for its own survivors.
 
-With S = all channels and no box, D = W0 - W up to damping: nothing for the survivors of a method that only scores, and after
-SparseGPT the undoing of its compensation as far as the line search lets it. One factor for all rows:
-O(O I |S| + |S|^3 + O |S|^2) a layer, in float64. An input that was always zero stands alone in G_SS.
+With all channels in S and no bound, D = W0 - W up to damping. This changes nothing for a method that only scores; after SparseGPT
+it undoes the compensation as far as the line search allows. One factor serves all rows: O(O I |S| + |S|^3 + O |S|^2) per layer,
+in float64. An input that was always zero gets a diagonal entry of 1 in G_SS.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import Factor, damped, double, living, retry
 from ..ranges import Ridge, Share, checked
 from .channels import Change, seen, share, take
@@ -26,11 +27,17 @@ from .selection import GRAM, Salience, Select, Selective
 @dataclass(frozen=True)
 @checked
 class Hessian(Selective):
+    """The corrector by least squares over one set of input channels for all rows."""
+
     select: Select
     fraction: Share  # of the channels with a survivor
     salience: Salience
     max_change: Change | None  # of |W0|, from the given weight and up to the rounding of its dtype; None: no bound
     damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """The slopes of all rows, and the solve over the chosen channels."""
+        return 1.0 if self.select == "all" else 0.5 + self.fraction
 
     def correct(self, layer: Layer, pruned: Pruned, stats: Stats) -> Corrected:
         chosen = self.selection.choose(stats, pruned.keep_OI)

@@ -1,4 +1,4 @@
-"""The survivors stay what the method made of them: the control of every corrector."""
+"""No correction: the survivors keep the values from the method. It is the baseline of all correctors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from ..core import Corrected, Layer, Pruned, Site, Stats
 
 @dataclass(frozen=True)
 class NoCorrection:
+    """The corrector that changes nothing."""
+
     def needs(self, site: Site) -> tuple[()]:
         return ()
 

@@ -1,10 +1,10 @@
-"""The best values of the survivors: per row, min_w (w - w0) (G + damp * mean(diag G) * I) (w - w0)' with w = 0 where removed.
+"""Optimal: the best values of the survivors. Per row, min_w (w - w0) (G + damp * mean(diag G) * I) (w - w0)', w = 0 where removed.
 
-Started from what the method left, `steps` steps of preconditioned conjugate gradients, or with a box
-|w - w_given| <= max_change * |w0| of a projected method (see `quadratic`). The damping guards against a Gram of few tokens; it
-is not part of the layer loss L(W) = tr((W - W0) G (W - W0)'), which must not rise: each row's change D is scaled by
-t = clip(-<D, (W - W0) G> / <D, D G>, 0, 1). Both inner products follow from the residuals before and after, without a further
-product. O(steps O I^2) time. Cheap where exact solutions per row would take O(O I^3).
+It starts from the weights of the method and takes `steps` steps of preconditioned conjugate gradients, or, with a box
+|w - w_given| <= max_change * |w0|, of a projected method (see `quadratic`). The damping protects against a Gram matrix of few
+tokens. It is not part of the layer loss L(W) = tr((W - W0) G (W - W0)'), which must not rise: the change D of each row is scaled by
+t = clip(-<D, (W - W0) G> / <D, D G>, 0, 1). Both inner products follow from the residuals before and after, without another product
+with G. O(steps O I^2) time; exact solutions of all rows would take O(O I^3).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..core import Corrected, Layer, Pruned, Stats
+from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import double, line_search, never_worse, row_dot
 from ..quadratic import (
     Spiked,
@@ -36,6 +36,8 @@ from .selection import GRAM, Salience, Select, Selective
 @dataclass(frozen=True)
 @checked
 class Optimal(Selective):
+    """The corrector that gives the survivors of each row their best values, by conjugate gradients."""
+
     steps: Steps  # products of the size of the layer
     damp: Ridge  # a fraction of mean(diag G)
     max_change: Change | None  # of a weight, as a fraction of its dense value; None: no box
@@ -44,10 +46,14 @@ class Optimal(Selective):
     fraction: Share  # of the channels with a survivor; `all` does not read it
     salience: Salience
 
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and three around them; a box takes a second product in each step."""
+        return 3.0 + self.steps * (1 if self.max_change is None else 2)
+
     def system(self, state: GramState) -> Spiked:
         dtype = torch.promote_types(getattr(torch, self.precision), state.gram_II.dtype)
         gram_II = double(state.gram_II) if dtype == torch.float64 else state.gram_II.to(dtype)
-        # the steps in a box are not preconditioned
+        # steps in a box use no preconditioner
         return spiked(
             unit_diagonal(gram_II, self.damp), strong_directions(len(gram_II)) if self.max_change is None else 0
         )
@@ -58,7 +64,7 @@ class Optimal(Selective):
         system = Spiked(*(part.to(dtype) for part in system))
         chosen = self.selection.choose(stats, pruned.keep_OI)
         chosen_I = torch.zeros_like(pruned.keep_OI[0]).index_fill(0, chosen.channel_S, True).to(home)
-        # rows are problems of their own: a panel stays in the cache from the first pass to the last
+        # rows are independent problems, so a panel of them stays in the cache for all steps
         rows = rows_of_panel(layer.weight_OI.shape[1])
 
         def compute(dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor) -> tuple[Tensor, ...]:
@@ -80,9 +86,9 @@ class Optimal(Selective):
         return Corrected(corrected_OI, facts)
 
     def _rows(self, system: Spiked, dense_PI: Tensor, given_PI: Tensor, free_PI: Tensor) -> tuple[Tensor, ...]:
-        """The corrected rows; of each t, how many weights are free and how many of them clamped, the residual at both ends."""
+        """The corrected rows; per row t, the numbers of free and of clamped weights, and the residual norms before and after."""
         matrix_II, scale_I, damping, low_IK, pairs_IJ = system
-        free_PI = free_PI.to(dense_PI.dtype)  # ones and zeros: to multiply by a boolean takes five times as long
+        free_PI = free_PI.to(dense_PI.dtype)  # ones and zeros: a product with a boolean takes five times as long
         error_PI = given_PI - dense_PI
         scaled_PI = error_PI / scale_I
         pull_PI = (scaled_PI @ matrix_II).neg_()
@@ -105,7 +111,7 @@ class Optimal(Selective):
         )
         t_P = line_search(slope_P, curvature_P)
         gain_P = -t_P * (2 * slope_P + t_P * curvature_P)
-        # What is within the rounding of these sums may be a loss.
+        # A gain within the rounding of these sums may be a loss.
         t_P = t_P.where(gain_P > 10 * torch.finfo(given_PI.dtype).eps * damped_loss_P, 0)
         target_PI = torch.addcmul(given_PI, step_PI, t_P[:, None])
         return target_PI, t_P, free_PI.sum(1), clamped_P, start_PI.norm(dim=1), rest_PI.norm(dim=1)

@@ -1,4 +1,4 @@
-"""Text to calibrate on and text to evaluate on, and the token ids of both."""
+"""The sources of the calibration and evaluation text, and the token ids of both."""
 
 from sparsity.datasets.base import TextSource as TextSource
 from sparsity.datasets.files import TextFiles as TextFiles

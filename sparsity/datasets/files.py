@@ -1,4 +1,4 @@
-"""Local files. A text file is one string as it is; a table (.jsonl, .json, .parquet) is one column's rows, joined."""
+"""Text from local files. A text file is read whole; of a table (.jsonl, .json, .parquet) the rows of one column are joined."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from sparsity.ranges import checked
 @dataclass(frozen=True)
 @checked
 class TextFiles:
+    """A source that reads two local files."""
+
     calibration: str  # file; `~` is the home folder
     evaluation: str  # another file
     field: str  # the column of a .jsonl, .json or .parquet file that holds the text; a text file has none
     separator: str  # between the rows of such a file
 
     def check(self) -> None:
-        """Reads both files: parsing them is cheap beside loading a model, and a bad line 20,000 is found at once."""
+        """Reads both files: that is cheap compared with loading a model, and finds a bad line 20,000 at once."""
         calibration, evaluation = self.files()
         for part, path in (("calibration", calibration), ("evaluation", evaluation)):
             if not path.is_file():
@@ -33,7 +35,7 @@ class TextFiles:
         if self.calibration_text() == self.evaluation_text():
             raise UserError(
                 f"dataset.calibration={calibration} and dataset.evaluation={evaluation} are the same text: perplexity "
-                "would be measured on what was calibrated on. Give two different texts."
+                "would be measured on the calibration text. Give two different texts."
             )
 
     def files(self) -> list[Path]:
@@ -50,7 +52,7 @@ class TextFiles:
 
 
 def _read(path: Path, field: str, separator: str) -> str:
-    """The text of one file, never empty."""
+    """The text of one file. Raises `UserError` if it is empty or cannot be read."""
     try:
         rows = ROWS[path.suffix](path, field) if path.suffix in ROWS else None
         text = separator.join(rows) if rows is not None else _decoded(path)
@@ -64,7 +66,7 @@ def _read(path: Path, field: str, separator: str) -> str:
 
 
 def _decoded(path: Path) -> str:
-    # Not read_text(): its newline translation would change \r\n, hence the tokens.
+    # Not read_text(): it translates \r\n to \n, which changes the tokens.
     try:
         return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -75,7 +77,7 @@ def _decoded(path: Path) -> str:
 
 
 def _json_rows(path: Path, field: str) -> list[str]:
-    # Split at \n alone: str.splitlines would also cut at U+2028, which JSON allows inside a string.
+    # Split only at \n: str.splitlines would also split at U+2028, which JSON allows inside a string.
     lines = _decoded(path).removesuffix("\n").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -84,12 +86,12 @@ def _json_rows(path: Path, field: str) -> list[str]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{where} is not JSON ({error.msg} at column {error.colno}). Expected one object a line; mend or "
+                f"{where} is not JSON ({error.msg} at column {error.colno}). Expected one object per line; mend or "
                 "delete the line."
             ) from error
         if not isinstance(row, dict):
             raise UserError(
-                f"{where} is a {type(row).__name__}. Expected one object a line; write JSON lines, not one array."
+                f"{where} is a {type(row).__name__}. Expected one object per line; write JSON lines, not one array."
             )
         rows.append(string_of(row, field, where))
     return rows
@@ -101,7 +103,7 @@ def _parquet_rows(path: Path, field: str) -> list[str]:
 
     try:
         columns = parquet.read_schema(path).names
-        # Only the column itself is read; where it is missing the first row says so.
+        # Only this column is read. If it is missing, `string_of` says so for the first row.
         rows = parquet.read_table(path, columns=[field]).to_pylist() if field in columns else [dict.fromkeys(columns)]
     except arrow.ArrowInvalid as error:
         raise UserError(
@@ -118,7 +120,7 @@ ROWS: dict[str, Callable[[Path, str], list[str]]] = {
 
 
 def string_of(row: dict[str, Any], field: str, where: str) -> str:
-    """The text in one row of a table."""
+    """The text in one row of a table. Raises `UserError`, which begins with `where`, if the field is missing or no string."""
     if field not in row:
         raise UserError(
             f"{where} has no field {field!r}. Found: {', '.join(row) or 'nothing'}. Set dataset.field to one of them."

@@ -1,11 +1,10 @@
-"""Text of a dataset repository on the Hugging Face hub, named by repository, revision and file.
+"""Text from a dataset repository on the Hugging Face hub. The user gives the repository, the revision and two files.
 
-Files, not configurations and splits: a file at a revision is what the hub stores. `load_dataset(REPOSITORY, ...)` would
-read the repository's card first and compare what it loads with that, which fails where one file of C4 is asked for
-(datasets issues 6746 and 7728), and it refuses PTB outright, whose repository is a loading script. So `huggingface_hub`
-finds the file, and `datasets` reads it.
+The options name files, not configurations and splits, because the hub stores files. `load_dataset(REPOSITORY, ...)` would first
+compare what it loads with the repository's card, which fails for a single file of C4 (datasets issues 6746 and 7728), and it
+refuses PTB, whose repository is a loading script. So `huggingface_hub` finds the file, and `datasets` reads it.
 
-`repo` may also be a local folder with the repository's layout: a clone, or what `hf download` wrote.
+`repo` may also be a local folder with the repository's layout: a clone, or the result of `hf download`.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ INSTEAD = "Or use local text: dataset=text dataset.calibration=FILE dataset.eval
 @dataclass(frozen=True)
 @checked
 class HubText:
+    """A source that reads two files of one dataset repository."""
+
     repo: str  # OWNER/NAME, or a local folder with the same layout
     revision: str  # commit, tag or branch of the repository; a local folder has none
     calibration: str  # file in the repository: .parquet, .json, .jsonl; may end in .gz
@@ -36,17 +37,17 @@ class HubText:
     evaluation_documents: Count | None
     field: str  # the column that holds the text
     separator: str  # between rows
-    streaming: bool  # True reads little more than those documents, again in each run; False keeps a copy of the file
+    streaming: bool  # True: read only these documents, over the network in each run. False: download and keep the file
 
     def check(self) -> None:
         if self.calibration == self.evaluation:
             raise UserError(
                 f"dataset.calibration and dataset.evaluation are both {self.calibration}: perplexity would be measured "
-                "on what was calibrated on. Give two different files."
+                "on the calibration text. Give two different files."
             )
         from huggingface_hub.constants import is_offline_mode
 
-        # Without the network it is cheap to see whether the files are there.
+        # Without the network it is cheap to check that the files exist.
         if Path(self.repo).expanduser().is_dir() or is_offline_mode():
             for file in (self.calibration, self.evaluation):
                 _locate(self, file)
@@ -66,7 +67,7 @@ class HubText:
         return _text(self, self.evaluation, self.evaluation_documents)
 
     def describe(self) -> dict[str, str]:
-        # A branch may move: the hashes say what was read.
+        # A branch may move, so the hashes say which text was read.
         return {
             "name": "hub",
             "repo": self.repo,
@@ -78,7 +79,7 @@ class HubText:
 
 
 def _locate(source: HubText, file: str) -> str:
-    """Where `file` can be read: a path, or the address of a stream. Downloads it unless it is here, or streamed."""
+    """The path of `file`, or its address if it is streamed. Downloads it unless it is local or streamed."""
     folder = Path(source.repo).expanduser()
     option = f"dataset.{'calibration' if file == source.calibration else 'evaluation'}={file}"
     if folder.is_dir():
@@ -102,7 +103,7 @@ def _locate(source: HubText, file: str) -> str:
         return f"hf://datasets/{source.repo}@{quote(source.revision, safe='')}/{file}"
     try:
         return hf_hub_download(source.repo, file, repo_type="dataset", revision=source.revision)
-    except Exception as error:  # the hub's failures have no common base: OSError, ValueError, httpx.HTTPError
+    except Exception as error:  # the hub's errors have no common base class: OSError, ValueError, httpx.HTTPError
         raise UserError(
             f"Cannot fetch {what} ({type(error).__name__}). Expected it on the hub, or in its local copy when offline. "
             "Check the network, HF_HUB_OFFLINE and the names; dataset.repo may be a local folder with the same layout. "
@@ -110,13 +111,13 @@ def _locate(source: HubText, file: str) -> str:
         ) from error
 
 
-@lru_cache(maxsize=2)  # a run asks for each text twice: to tokenise it, and to pin its hash
+@lru_cache(maxsize=2)  # a run reads each text twice: to tokenise it, and to record its hash
 def _text(source: HubText, file: str, documents: int | None) -> str:
     where = _locate(source, file)
     kind = "parquet" if file.endswith(".parquet") else "json"
     try:
         rows = _rows(kind, where, documents)
-    except Exception as error:  # network, compression, format: again without a common base
+    except Exception as error:  # errors of network, compression and format have no common base class either
         raise UserError(
             f"Cannot read {where} as {kind} ({type(error).__name__}: {error}). Expected the file as the hub has it; "
             f"check the network, or fetch it again. {INSTEAD}"
@@ -133,5 +134,5 @@ def _text(source: HubText, file: str, documents: int | None) -> str:
 def _rows(kind: str, where: str, documents: int | None) -> list[dict[str, Any]]:
     from datasets import load_dataset
 
-    # A stream even over a local file: otherwise `datasets` first writes a copy of the whole file as an Arrow table.
+    # Local files are streamed too: otherwise `datasets` first writes a copy of the whole file as an Arrow table.
     return list(islice(load_dataset(kind, data_files={"rows": where}, split="rows", streaming=True), documents))

@@ -1,5 +1,7 @@
-"""Does the calibration text hold what is evaluated on? Spans of `span` tokens that stand in both are found by their hash and
-then compared token by token, so a collision cannot report what is not there. O(N span) time.
+"""The number of calibration tokens that also occur in the evaluation text, in spans of `span` tokens.
+
+Spans that occur in both texts are found by their hash and then compared token by token, so a hash collision is never counted.
+O(N span) time.
 """
 
 from __future__ import annotations
@@ -7,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SPAN = 50  # tokens: beyond quotations and set phrases
+SPAN = 50  # tokens: longer than quotations and common phrases
 
 
 def shared_tokens(calibration_BT: Tensor, evaluation_N: Tensor, span: int = SPAN) -> int:
-    """How many calibration tokens, each position of each sequence once, lie in a span that the evaluation text holds too."""
+    """The number of calibration tokens that lie in a span which the evaluation text also holds.
+
+    Each position of each sequence counts once. 0 if one of the texts is shorter than a span.
+    """
     if calibration_BT.shape[1] < span or len(evaluation_N) < span:
         return 0
     spans_BSL, there_ML = calibration_BT.unfold(1, span, 1), evaluation_N.unfold(0, span, 1)
@@ -26,7 +31,7 @@ def shared_tokens(calibration_BT: Tensor, evaluation_N: Tensor, span: int = SPAN
 
 
 def _hashes(ids_BT: Tensor, span: int) -> Tensor:
-    """A polynomial in the ids of each span, modulo 2^64: int64 (B, T - span + 1)."""
+    """The hash of each span, int64 (B, T - span + 1): a polynomial in its token ids, modulo 2^64."""
     hash_BS = torch.zeros(len(ids_BT), ids_BT.shape[1] - span + 1, dtype=torch.int64)
     for offset in range(span):
         hash_BS = hash_BS * 6364136223846793005 + ids_BT[:, offset : offset + hash_BS.shape[1]] + 1

@@ -1,11 +1,11 @@
-"""Real English that needs no download: the language reference that every CPython carries in `pydoc_data.topics`.
+"""English text that needs no download: the language reference that CPython ships in `pydoc_data.topics`.
 
-A topic is calibration or evaluation by a hash of its name, so that a topic which a later Python adds moves no other.
-The topics repeat one another (`compound` contains `if`, `for` and `try`; a fifth of the text occurs twice), so every
-paragraph is kept once only, and where both parts have it, in the calibration: no evaluation paragraph is calibrated on.
+A hash of a topic's name decides whether it is calibration or evaluation text, so a topic that a later Python adds does not move the
+others. The topics repeat one another (`compound` contains `if`, `for` and `try`; a fifth of the text occurs twice). So every
+paragraph is kept only once, in the calibration text if both parts have it: no evaluation paragraph is in the calibration text.
 
-The text is NOT the same everywhere. Every minor version from 3.6 to 3.13 differs, and patch versions may: 3.11.2 and
-3.11.7 carry different files. Use it to try things out, and compare figures only where the hashes agree.
+The text is NOT the same everywhere. Every minor version from 3.6 to 3.13 has another one, and patch versions may differ as well, as
+3.11.2 and 3.11.7 do. Use it to try things out, and compare results only if their hashes are equal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sparsity.datasets.base import hashes
 
 @dataclass(frozen=True)
 class PyDocs:
-    """About 270,000 characters to calibrate on and 100,000 to evaluate on (Python 3.11)."""
+    """A source with about 270,000 characters of calibration text and 100,000 of evaluation text (Python 3.11)."""
 
     def check(self) -> None:
         try:
@@ -49,7 +49,7 @@ class PyDocs:
 
 
 def evaluates(topic: str) -> bool:
-    """Whether a topic belongs to the evaluation: about a quarter of them do."""
+    """True if a topic belongs to the evaluation text; about a quarter of the topics do."""
     return hashlib.sha256(topic.encode()).digest()[-1] % 4 == 0
 
 
@@ -62,13 +62,13 @@ def _parts() -> tuple[str, str]:
     def unseen(text: str) -> list[str]:
         fresh = []
         for paragraph in re.split(r"\n\s*\n", text):
-            words = " ".join(paragraph.split())  # the same paragraph may be indented or wrapped otherwise elsewhere
+            words = " ".join(paragraph.split())  # a repeated paragraph may be indented or wrapped differently
             if words and words not in seen:
                 seen.add(words)
                 fresh.append(paragraph.rstrip())
         return fresh
 
-    # All of the calibration is walked first: what both parts contain stays there.
+    # The calibration topics come first, so a paragraph of both parts stays in the calibration text.
     calibration = [p for topic in sorted(topics) if not evaluates(topic) for p in unseen(topics[topic])]
     evaluation = [p for topic in sorted(topics) if evaluates(topic) for p in unseen(topics[topic])]
     return "\n\n".join(calibration), "\n\n".join(evaluation)

@@ -1,4 +1,4 @@
-"""Text to token ids, and ids to sequences: random ones to calibrate on, consecutive ones to evaluate on."""
+"""Token ids of a text, and sequences of them: random ones for calibration, consecutive windows for evaluation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,30 @@ from sparsity.core import UserError
 
 
 def tokenise(text: str, tokenizer: Callable[..., Any]) -> Tensor:
-    """The ids (N,) of one tokenizer call with its defaults, whatever the length.
+    """The token ids (N,) of the whole text, from one tokenizer call with default arguments.
 
-    One call, because ids of pieces put together are not ids of the whole: tokens span the cuts, and each piece would
-    get its own first token.
+    The text is not tokenised in pieces, because tokens may span a cut and each piece would get its own first token.
     """
-    # `verbose=False` drops the warning that the text exceeds the model's length: it is cut into sequences afterwards.
+    # `verbose=False`: no warning that the text is longer than the model allows; it is cut into sequences afterwards.
     return torch.tensor(tokenizer(text, verbose=False)["input_ids"], dtype=torch.int64)
 
 
 def sample(ids_N: Tensor, num_sequences: int, seqlen: int, generator: torch.Generator) -> Tensor:
-    """Sequences (B, T) at independent starts, uniform in [0, N - T]. They may overlap, as in the papers."""
+    """Sequences (B, T) with independent starts, uniform in [0, N - T]. They may overlap, as in the papers.
+
+    Raises `UserError` if the text has fewer than B T tokens.
+    """
     return sample_apart(ids_N, num_sequences, 0, seqlen, generator)[0]
 
 
 def sample_apart(
     ids_N: Tensor, num_sequences: int, held_out: int, seqlen: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The same, and `held_out` more (H, T), whose starts are uniform over those where none of the first has a token."""
+    """Sequences (B, T) as `sample` draws them, and `held_out` more sequences (H, T) that share no position with them.
+
+    The starts of the latter are uniform over all that are possible. Raises `UserError` if the text is too short, or if the first
+    sequences leave no place for the others.
+    """
     _positive(num_sequences=num_sequences, seqlen=seqlen)
     if len(ids_N) < num_sequences * seqlen:
         raise UserError(
@@ -46,15 +52,18 @@ def sample_apart(
     free_S = apart_N.nonzero()[:, 0]
     if not len(free_S):
         raise UserError(
-            f"The calibration text has {len(ids_N):,} tokens, and {num_sequences} sequences of {seqlen} leave nowhere in it "
-            f"{seqlen} in a row to hold out. Ask for fewer or shorter sequences, or give a longer text."
+            f"The calibration text has {len(ids_N):,} tokens, and {num_sequences} sequences of {seqlen} leave no {seqlen} "
+            f"consecutive tokens to hold out. Ask for fewer or shorter sequences, or give a longer text."
         )
     starts_H = free_S[torch.randint(len(free_S), (held_out,), generator=generator)]
     return all_NT[starts_B], all_NT[starts_H]
 
 
 def windows(ids_N: Tensor, seqlen: int, limit: int | None) -> Tensor:
-    """The first `limit` consecutive sequences (B, T): window i is ids[i*T : (i+1)*T]. An incomplete tail is dropped."""
+    """The first `limit` (None: all) windows (B, T): window i is ids[i*T : (i+1)*T]. An incomplete last window is dropped.
+
+    Raises `UserError` if the text has fewer windows than `limit`, or none.
+    """
     _positive(seqlen=seqlen, limit=1 if limit is None else limit)
     found = len(ids_N) // seqlen
     asked = max(found, 1) if limit is None else limit

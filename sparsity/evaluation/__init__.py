@@ -1,4 +1,4 @@
-"""What pruning cost, one evaluator a file. Each sees the dense model before and the pruned one after."""
+"""The evaluators, one per file. Each one measures the dense model before pruning and the pruned model afterwards."""
 
 from .cost import Cost
 from .divergence import Divergence

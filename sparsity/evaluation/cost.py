@@ -1,10 +1,10 @@
-"""What the pruned model saves: non-zeros, bytes as stored densely and as packed (`models.packed`), and tokens per second.
+"""The cost of both models: non-zero weights, bytes when stored densely and packed (`models.packed`), and tokens per second.
 
-Both models are timed in one process on the same tokens, forward passes without a cache, the median of `repeats`. Zeros that are
-stored like any other number are multiplied like any other: unstructured pruning makes a model neither smaller nor faster by
-itself, and the figures say so. `semi_structured` (a CUDA device of compute capability >= 8, half precision) measures the one
-exception: the layers whose groups of four inputs hold two zeros run through `torch.sparse.to_sparse_semi_structured`, and the
-seconds of all of them, dense and sparse, are reported beside the largest difference of their outputs.
+Both models are timed in one process on the same tokens: forward passes without a key-value cache, the median of `repeats`. Zeros
+that are stored like other numbers are multiplied like other numbers, so unstructured pruning alone makes a model neither smaller
+nor faster. `semi_structured` (on a CUDA device of compute capability >= 8, in half precision) measures the exception: layers
+whose groups of four inputs hold two zeros run through `torch.sparse.to_sparse_semi_structured`. The seconds of all these layers,
+dense and sparse, are reported, and the largest difference of their outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..linalg import nonzeros
 from ..measures import Better, Measure, both
 from ..models.packed import packed_bytes
@@ -32,8 +33,10 @@ from ..ranges import Range, Steps, checked
 @dataclass(frozen=True)
 @checked
 class Cost:
+    """The evaluator of size and speed."""
+
     reads_text: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False  # seconds of another process on another day say nothing about today's
+    remembers: ClassVar[bool] = False  # times from another process on another day are not comparable
     streams: ClassVar[bool] = False
 
     seqlen: Annotated[int, Range(least=1, cap=2**20, such=512)]  # tokens in a sequence
@@ -45,7 +48,7 @@ class Cost:
         return ()
 
     def check(self, ids_N: Tensor) -> None:
-        """Nothing of the text is read."""
+        """Accepts every text: none is read."""
 
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         if self.semi_structured and dense.device.type != "cuda":
@@ -97,7 +100,7 @@ def _measures(summary: Mapping[str, Any]) -> Iterator[Measure]:
 
 
 def timed(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
-    """Seconds of each of `repeats` calls after one that warms up; the device is waited for."""
+    """The seconds of each of `repeats` calls, after one call to warm up. Waits for the device before and after each call."""
 
     def wait() -> None:
         if device.type != "cpu":
@@ -116,7 +119,11 @@ def timed(work: Callable[[], object], device: torch.device, repeats: int) -> lis
 
 @torch.no_grad()
 def semi_structured(model: nn.Module, tokens: int, repeats: int) -> dict[str, float]:
-    """Over the linear layers that fit the kernels: median seconds of a pass of `tokens` through each, summed."""
+    """Measurements of the layers that fit the 2:4 kernels.
+
+    The number of layers; the median seconds of a pass of `tokens` tokens through each, dense and sparse, summed over the layers;
+    and the largest difference between the outputs of the two.
+    """
     layers, seconds, largest = 0, {"dense": 0.0, "sparse": 0.0}, 0.0
     for linear in _two_of_four(model):
         layers += 1
@@ -134,7 +141,7 @@ def semi_structured(model: nn.Module, tokens: int, repeats: int) -> dict[str, fl
 
 
 def _two_of_four(model: nn.Module) -> Iterator[nn.Linear]:
-    """The linear layers of half precision with at most two non-zeros in each group of four inputs, and some zeros."""
+    """The linear layers in half precision with at most two non-zeros in each group of four inputs."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.weight.element_size() == 2 and module.in_features % 64 == 0:
             kept_OG = (module.weight != 0).unflatten(1, (-1, 4)).sum(-1)
@@ -143,7 +150,7 @@ def _two_of_four(model: nn.Module) -> Iterator[nn.Linear]:
 
 
 def _sizes(model: Model) -> dict[str, Tensor]:
-    """Of all parameters, tied ones once."""
+    """The sizes of all parameters together; tied parameters count once."""
     parameters = list(model.model.parameters())
     found = {
         "parameters": sum(p.numel() for p in parameters),

@@ -1,32 +1,38 @@
-"""How far the pruned model's predictions are from the dense model's, per predicted token of the evaluation text:
+"""The divergence of the pruned model's predictions from those of the dense model, per predicted token n of the evaluation text:
 
     kl         mean over n of  sum_v p_n(v) (log p_n(v) - log q_n(v)),   p dense, q pruned; nats, >= 0, 0 for equal models
     agreement  share of the n at which p and q have the same most likely token, in [0, 1]
 
-Far more sensitive than perplexity, which sees one token of each distribution and in which gains and losses cancel. Of the dense
-model are kept its hidden states behind the last block and its parameters outside the blocks, which turn them into logits;
-the logits of both models exist for a few positions at a time, never for a whole text.
+It is far more sensitive than perplexity, which uses one token of each distribution, and in which gains and losses cancel. Of the
+dense model, the hidden states behind the last block are kept, and the parameters outside the blocks, which turn them into logits.
+The logits of both models exist for a few positions at a time, never for a whole text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..notes import NO_NOTES, Notes, part_by_part
 from ..predictions import divergence
 from .windows import Windowed
 
-TAIL = "outside."  # marks the parameters among what is remembered
+TAIL = "outside."  # prefix of the parameters among the tensors of `reference`
 
 
 @dataclass(frozen=True)
 class Divergence(Windowed):
+    """The evaluator of the divergence from the dense model's predictions."""
+
+    keeps_states: ClassVar[bool] = True
+
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         def each(batches: Sequence[Tensor]) -> Iterator[Tensor]:
             return (hidden_BTI.cpu() for hidden_BTI in dense.hidden_of(batches))
@@ -65,10 +71,13 @@ class Divergence(Windowed):
 def _of_batch(
     pruned: Model, ids_BT: Tensor, dense_BTI: Tensor, pruned_BTI: Tensor, outside: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Sums over the positions that predict a token of each window: divergence and agreement, (B,) each."""
+    """The sums of kl and of agreement over the predicting positions of each window, (B,) each.
+
+    Raises `UserError` if the hidden states of the two models have different widths.
+    """
     if (was := dense_BTI.shape[-1]) != (width := pruned_BTI.shape[-1]):
         raise UserError(
-            f"divergence keeps the reference's hidden states, {was} wide, for this model's head, which takes {width}: "
+            f"divergence puts the reference's hidden states, of width {was}, into this model's head, which takes width {width}: "
             f"expected models of one architecture. Choose another reference, or leave out divergence"
         )
     return divergence(pruned, ids_BT, dense_BTI, pruned_BTI, outside)

@@ -1,4 +1,4 @@
-"""What both models write: greedy continuations of the same prompts, side by side, and after how many tokens they part."""
+"""The texts that both models generate: greedy continuations of the same prompts, and the number of tokens they have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..notes import NO_NOTES, Notes
 from ..ranges import Filled, Range, Text, checked
@@ -21,6 +22,8 @@ from .packing import pack, unpack
 @dataclass(frozen=True)
 @checked
 class Generation:
+    """The evaluator that shows generated texts of both models side by side."""
+
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False
@@ -32,7 +35,7 @@ class Generation:
         return ()
 
     def check(self, ids_N: Tensor) -> None:
-        """Nothing of the text is read."""
+        """Accepts every text: none is read."""
 
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         return {"written": pack(self._written(dense))}
@@ -52,13 +55,13 @@ class Generation:
 
     @torch.no_grad()
     def _written(self, model: Model) -> list[list[int]]:
-        """The new ids for each prompt: the most likely token each time, until the end of text or `max_new_tokens`."""
+        """The new token ids for each prompt: always the most likely token, until the end of text or `max_new_tokens`."""
         if model.tokenizer is None:
             raise UserError("this model has no tokenizer: expected one that encodes the prompts. Leave out generation")
         ends = model.model.generation_config.eos_token_id
         pad = ends[0] if isinstance(ends, list) else ends
         found = []
-        for prompt in self.prompts:  # one at a time: padding would change what some models compute
+        for prompt in self.prompts:  # one at a time, because padding changes the results of some models
             asked = model.tokenizer(prompt, return_tensors="pt").to(model.device)
             ids_BT = model.model.generate(
                 input_ids=asked["input_ids"],

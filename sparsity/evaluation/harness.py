@@ -1,9 +1,10 @@
-"""lm-eval, asked: its tasks loaded and its evaluator run on a model in memory, quietly, and with the numbers of its own command.
+"""Runs lm-eval: loads its tasks and evaluates a model in memory, quietly, with the same numbers as the command `lm_eval`.
 
-What `lm_eval` the command does besides computing is left out: it looks for a git repository and starts pip and gcc to describe the
-machine. The global random generators start from the command's seeds for each model and are put back as they were found: the
-examples are the command's, and a task that samples what it writes draws the same for both models. The cache of answers that lm-eval
-has, `use_cache`, is not used: it does not know whose answers it holds.
+The parts of that command that compute nothing are left out: it looks for a git repository and starts pip and gcc to describe the
+machine. For each model the global random generators start from the command's seeds, and they are restored afterwards. So the
+few-shot examples are those of the command, and a task that samples text draws the same for both models. lm-eval's cache of
+answers,
+`use_cache`, is not used, because its keys do not include the model's weights.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from typing import Any, TextIO, cast
 import numpy as np
 import torch
 
-from ..core import Model, UserError
+from ..core import UserError
+from ..evaluator import Model
 from ..variables import variables
 
-SEEDS = (0, 1234, 1234, 1234)  # of lm-eval's command: python's random, numpy, torch, few-shot examples
+SEEDS = (0, 1234, 1234, 1234)  # the seeds of the command lm_eval: python's random, numpy, torch, few-shot examples
 Loaded = dict[str, dict[str, Any]]  # tasks, groups, group_map: lm_eval's TaskDict
 Stamps = tuple[tuple[str, int, int], ...]
 
 
 @lru_cache(maxsize=2)
 def manager(folder: Path | None, stock: bool, stamps: Stamps) -> Any:
-    """What names mean: the tasks of a folder and, if `stock`, those of lm-eval, which take it some ten seconds to list.
+    """lm-eval's task manager: it knows the tasks of a folder and, if `stock`, those of lm-eval, which takes about ten seconds.
 
-    A task of the folder replaces the stock task of its name. `stamps` say which state of the folder was read.
+    A task of the folder replaces the stock task with the same name. `stamps` makes a changed folder be read again.
     """
     from lm_eval.tasks import TaskManager
 
@@ -42,13 +44,16 @@ def manager(folder: Path | None, stock: bool, stamps: Stamps) -> Any:
 
 
 def load(tasks: Any, names: Sequence[str], num_fewshot: int | None) -> Loaded:
-    """Tasks, with those of groups and tags, and their documents. Raises `UserError` for a task that cannot be loaded."""
+    """The tasks with these names, including those of groups and tags, and their documents.
+
+    Raises `UserError` for a task that cannot be loaded, or that needs more than text.
+    """
     loaded: Loaded = {"tasks": {}, "groups": {}, "group_map": {}}
     with quiet(logging.ERROR), seeded():
         for name in names:
             try:
                 found = tasks.load([name])
-            except Exception as error:  # its YAML, its functions, its data set, the hub
+            except Exception as error:  # errors of the task's YAML, its functions, its data set or the hub
                 raise UserError(
                     f"lm-eval cannot load task {name} ({type(error).__name__}: {_short(error)}). Without the hub, write task files "
                     f"over your own data, python -m sparsity.runs.tasks DATA_FOLDER TASKS_FOLDER, and name them: "
@@ -60,10 +65,10 @@ def load(tasks: Any, names: Sequence[str], num_fewshot: int | None) -> Loaded:
         for attribute in ("UNSAFE_CODE", "MULTIMODAL"):
             if getattr(task, attribute, False):
                 raise UserError(
-                    f"task {name} is {attribute} in lm-eval: it runs code that the model writes, or shows it more than text. "
-                    f"Expected a task of text alone; leave it out of evaluation.lm_eval.tasks"
+                    f"task {name} is {attribute} in lm-eval: it runs code that the model writes, or shows it images. "
+                    f"Expected a task with text only; leave it out of evaluation.lm_eval.tasks"
                 )
-        # as lm_eval.simple_evaluate does: a task that insists on no examples gets none
+        # as in lm_eval.simple_evaluate: a task whose own number of examples is 0 always gets none
         default = task.get_config("num_fewshot")
         if num_fewshot is not None and default != 0:
             task.set_config(key="num_fewshot", value=num_fewshot)
@@ -74,7 +79,10 @@ def load(tasks: Any, names: Sequence[str], num_fewshot: int | None) -> Loaded:
 
 
 def evaluate(model: Model, loaded: Loaded, lm_options: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """`lm_eval.evaluate`. The model and its tokenizer are left as they were found."""
+    """The result of `lm_eval.evaluate`. The model and its tokenizer are unchanged afterwards.
+
+    Raises `UserError` if a metric overflows, or if lm-eval refuses a text.
+    """
     from lm_eval.evaluator import evaluate as lm_evaluate
     from lm_eval.models.huggingface import HFLM
 
@@ -82,16 +90,16 @@ def evaluate(model: Model, loaded: Loaded, lm_options: Mapping[str, Any], **opti
     try:
         with seeded():
             with quiet(logging.ERROR):
-                # a copy: a tokenizer that cannot pad is taught to, and this one goes into the checkpoint
+                # a copy, because HFLM adds a padding token, and this tokenizer is saved with the checkpoint
                 lm = HFLM(pretrained=model.model, tokenizer=copy.deepcopy(model.tokenizer), **lm_options)
             with quiet(logging.WARNING), torch.no_grad():
                 return cast(dict[str, Any], lm_evaluate(lm=lm, task_dict=loaded, log_samples=True, **options))
     except OverflowError as error:
         raise UserError(
-            f"a metric of {', '.join(loaded['tasks'])} is larger than any float ({error}): expected a model that is not broken "
-            f"altogether. Prune less, or leave out the tasks that measure a perplexity"
+            f"a metric of {', '.join(loaded['tasks'])} is too large for a float ({error}): expected a model whose predictions are "
+            f"not completely wrong. Prune less, or leave out the tasks that measure a perplexity"
         ) from error
-    except AssertionError as error:  # about the lengths of texts
+    except AssertionError as error:  # lm-eval asserts the lengths of texts
         raise UserError(
             f"lm-eval refuses a text of {', '.join(loaded['tasks'])} ({error or 'it is empty, or does not fit'}): expected every "
             f"answer to have tokens, fewer than evaluation.lm_eval.max_length={lm_options.get('max_length')}. Raise it, or leave "
@@ -107,7 +115,7 @@ def _short(error: Exception) -> str:
 
 @contextmanager
 def seeded() -> Iterator[None]:
-    """The global generators as lm-eval's command seeds them, and afterwards as they were."""
+    """A context with the global random generators seeded as the command lm_eval does. Afterwards they are restored."""
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is the global state that lm-eval draws from)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
@@ -121,7 +129,7 @@ def seeded() -> Iterator[None]:
 
 
 class _Sieve:
-    """A stream without progress bars, which begin with a carriage return, and without the announcement of a bootstrap."""
+    """A stream that drops progress bars, which begin with a carriage return, and the announcement of a bootstrap."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -139,7 +147,7 @@ class _Sieve:
 
 
 class _Once(logging.Filter):
-    """Every line of lm-eval's source warns once: not of each request that is too long."""
+    """A filter that lets each line of lm-eval's source warn only once, not for each request that is too long."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,13 +162,13 @@ class _Once(logging.Filter):
 
 @contextmanager
 def quiet(level: int) -> Iterator[None]:
-    """lm-eval says what is at least of this level, each thing once; it draws no bars and starts no processes."""
+    """A context in which lm-eval logs only messages of at least this level, draws no progress bars and starts no processes."""
     logger, requests, once = logging.getLogger("lm_eval"), logging.getLogger("lm_eval.models.huggingface"), _Once()
     before = logger.level
     logger.setLevel(level)
     requests.addFilter(once)
     with ExitStack() as stack:
-        # the bootstrap would fork this process, threads and GPU and all
+        # otherwise the bootstrap would fork this process with its threads and its GPU context
         stack.enter_context(variables(DISABLE_MULTIPROC=1))
         stack.enter_context(redirect_stdout(cast(TextIO, _Sieve(sys.stdout))))
         stack.enter_context(redirect_stderr(cast(TextIO, _Sieve(sys.stderr))))

@@ -1,8 +1,9 @@
-"""Tasks of EleutherAI's lm-evaluation-harness, answered by the dense and by the pruned model: accuracies, and every single answer.
+"""Tasks of EleutherAI's lm-evaluation-harness for the dense and the pruned model: the metrics, and every single answer.
 
-Nothing here computes a metric: lm-eval does, as its own command would on the saved checkpoint; at one batch size to the last bit.
-Of every document its metrics are kept and the log-likelihoods of its requests in nats, one per choice, so that any two models can
-be compared in pairs by (task, doc_hash). A task whose model writes text instead of rating choices has metrics only.
+lm-eval computes the metrics; they equal those of its command on the saved checkpoint, to the last bit at the same batch size. For
+each document, the metrics and the log-likelihoods of its requests (in nats, one per choice) are kept, so that two models can be
+compared document by document, by (task, doc_hash). A task in which the model writes text instead of rating choices has only
+metrics.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
+from ..evaluator import Measured, Model
 from ..measures import Better, Measure, both
 from ..notes import NO_NOTES, Notes
 from ..ranges import Count, Filled, Range, Tokens, checked
@@ -39,6 +41,8 @@ Resamplings = Annotated[int, Range(least=0, cap=10**6, such=1000)]
 @dataclass(frozen=True)
 @checked
 class LMEval:
+    """The evaluator that runs tasks of lm-eval."""
+
     reads_text: ClassVar[bool] = False
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = False
@@ -68,20 +72,20 @@ class LMEval:
         return {} if self._folder is None else read_tasks(self._folder)
 
     def files(self) -> Sequence[Path]:
-        """lm-eval, whose next version may ask otherwise; task files, and the data that they name."""
-        spec = find_spec("lm_eval")  # does not import it
+        """The task files, the data that they name, and a file of lm-eval, because another version may give other results."""
+        spec = find_spec("lm_eval")  # finds the package without importing it
         if spec is None or spec.origin is None:
             raise UserError(
                 "evaluation=[lm_eval] needs the package lm-eval, which is not installed: pip install lm-eval"
             )
         local = self._local()
         found = [file for name in self.tasks if name in local for file in local[name].files()]
-        if not all(name in local for name in self.tasks):  # a group or a tag may mean any of them
+        if not all(name in local for name in self.tasks):  # a group or tag may include any of the local tasks
             found += (source for task in local.values() for source in task.sources)
         return [Path(spec.origin), *dict.fromkeys(found)]
 
     def check(self, ids_N: Tensor) -> None:
-        """Loads the tasks and their documents."""
+        """Raise `UserError` if a task is unknown or cannot be loaded. Loads the tasks and their documents."""
         self._load()
 
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
@@ -120,7 +124,7 @@ class LMEval:
         return harness.load(manager, self.tasks, self.num_fewshot)
 
     def _answers(self, model: Model, which: str) -> dict[str, Any]:
-        """What is kept of one model's answers: a JSON value without NaN or infinity."""
+        """One model's metrics and answers, as a JSON value. Raises `UserError` if one is NaN or infinite."""
         if model.tokenizer is None:
             raise UserError("evaluation=[lm_eval] needs the model's tokenizer, and it has none: expected one beside it")
         if self.apply_chat_template and not getattr(model.tokenizer, "chat_template", None):
@@ -145,7 +149,7 @@ class LMEval:
             for metric, value in values.items():
                 if not math.isfinite(value):
                     raise UserError(
-                        f"the {which} model's {metric} of task {name} is {value}, though every log-likelihood is finite: expected "
+                        f"the {which} model's {metric} of task {name} is {value}, but all log-likelihoods are finite: expected "
                         f"a finite number. Leave the task out, or give it more documents than limit={self.limit}"
                     )
         content = {
@@ -170,12 +174,12 @@ class LMEval:
 
 
 def _name(metric: str, filtered: str) -> str:
-    """lm-eval's "acc,none" is "acc"; where answers are filtered in several ways the filter stays: "exact_match,strict-match"."""
+    """The name of a metric: lm-eval's "acc,none" becomes "acc"; a real filter stays in the name: "exact_match,strict-match"."""
     return metric if filtered == "none" else f"{metric},{filtered}"
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among a task's results; lm-eval says "N/A" for a standard error that it does not know."""
+    """The numbers in a task's results. lm-eval writes "N/A" for an unknown standard error; it is left out."""
     keys = ((key, *key.partition(",")[::2]) for key in values if "," in key)
     return {
         _name(metric, filtered): float(values[key])
@@ -219,14 +223,17 @@ def _described(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _loglikelihoods(sample: Mapping[str, Any]) -> list[float]:
-    """Of each request in nats: (log-likelihood, greedy?) or, of a whole text, the number alone; nothing of a generated text."""
+    """The log-likelihood of each request, in nats; none for generated text.
+
+    lm-eval's response is (log-likelihood, is greedy), or the number alone for a whole text.
+    """
     first = [responses[0] for responses in sample["resps"]]
     numbers = [response[0] if isinstance(response, tuple | list) else response for response in first]
     return [float(number) for number in numbers if isinstance(number, int | float)]
 
 
 def _documents(samples: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One entry per task and document; lm-eval has one more for each filter."""
+    """One entry per task and document, which joins lm-eval's entries for the filters."""
     documents: dict[tuple[str, int], dict[str, Any]] = {}
     for task, sample in samples:
         entry = {"task": task, "document": sample["doc_id"], "doc_hash": sample["doc_hash"]}
@@ -237,23 +244,23 @@ def _documents(samples: Sequence[tuple[str, Mapping[str, Any]]]) -> list[dict[st
 
 
 def _known(value: Any) -> Any:
-    """None for NaN: a task says so of a document that a metric does not count."""
+    """The value, or None for NaN, with which a task marks a document that a metric does not count."""
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _pairs(dense: Sequence[Mapping[str, Any]], pruned: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows of documents.csv."""
+    """The rows of documents.csv: the answers of both models. Raises `UserError` if their documents differ."""
     named = ("task", "document", "doc_hash")
     if [[entry[key] for key in named] for entry in dense] != [[entry[key] for key in named] for entry in pruned]:
         raise UserError(
-            "the dense model's remembered answers are to other documents than the pruned model's: a data set of the hub has "
-            "changed in between. Expected the same ones; set SPARSITY_CACHE to another folder, and the dense model is asked again"
+            "the cached answers of the dense model are for other documents than the pruned model's: a data set of the hub has "
+            "changed in between. Expected the same ones; set SPARSITY_CACHE to another folder to evaluate the dense model again"
         )
     metrics = dict.fromkeys(metric for entry in pruned for metric in entry["metrics"])
     for entries in zip(dense, pruned, strict=True):
         both = dict(zip(("dense", "pruned"), entries, strict=True))
         row = {key: entries[0][key] for key in named}
-        for metric in metrics:  # of all tasks: a cell is empty where a task does not have it
+        for metric in metrics:  # the metrics of all tasks; a cell is empty if a task does not have the metric
             row |= {f"{metric}_{which}": _cell(entry["metrics"].get(metric)) for which, entry in both.items()}
         yield row | {f"loglikelihoods_{which}": _cell(entry["loglikelihoods"]) for which, entry in both.items()}
 
@@ -263,5 +270,5 @@ def _cell(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays as Python's."""
+    """The value with NumPy's numbers and arrays converted to Python's."""
     return value.tolist() if hasattr(value, "tolist") else str(value)

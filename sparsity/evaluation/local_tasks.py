@@ -1,9 +1,9 @@
-"""Stock tasks of lm-eval over files of this machine instead of the hub: the same documents, prompts, choices and metrics.
+"""Stock tasks of lm-eval with documents from local files instead of the hub: the same documents, prompts, choices and metrics.
 
-A local task includes the stock one of the installed lm-eval and changes nothing but where its documents are and, if the file names
-its fields otherwise, how the same text is put together from them. It keeps the stock name. DATA_FOLDER/<task>/*.jsonl hold a split
-each and say so in their names ("test.jsonl", "RTE.val.jsonl"), one document a line. A file from which the stock prompts cannot be
-put together to the letter gives a task of another name, so that a stock name always means the stock task.
+A local task includes the stock task of the installed lm-eval. It changes only the place of the documents and, if the file has
+other field names, the templates that build the same text from them. It keeps the stock name. Each DATA_FOLDER/<task>/*.jsonl
+holds one split, which its name tells ("test.jsonl", "RTE.val.jsonl"), with one document per line. If the stock prompts cannot be
+built exactly from a file, the task gets another name, so that a stock name always means the stock task.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ SPLITS = {"training": ("train", "training"), "validation": ("validation", "valid
 
 @dataclass(frozen=True)
 class Form:
-    """How a file may name its fields, and what the task must then say in the place of the stock task."""
+    """A set of field names that a file may have, and the options that the task then needs instead of the stock task's."""
 
     fields: frozenset[str]
     options: Mapping[str, Any] = field(default_factory=dict)
-    differs: str = ""  # in what the prompts are not the stock task's; such a task has a name of its own in `options`
+    differs: str = (
+        ""  # how the prompts differ from the stock task's, if they do; the task then has its own name in `options`
+    )
 
 
 def _form(fields: str, differs: str = "", **options: Any) -> Form:
     return Form(frozenset(fields.split()), options, differs)
 
 
-# HellaSwag's context is whole sentences (ctx_a) and, in the ActivityNet part, the beginning of the next one (ctx_b), which lm-eval
-# capitalises. A file of finished queries has them joined: there the beginning is what follows the last full stop.
+# HellaSwag's context consists of whole sentences (ctx_a) and, in the ActivityNet part, the beginning of the next one (ctx_b),
+# which lm-eval capitalises. In a file of finished queries the two are joined; the beginning is then the text after the last full
+# stop.
 _JOINED = "{% set start = query.rfind('. ') + 2 %}{{ query if query.endswith('.') else query[:start] + query[start:]|capitalize }}"
 
 _CHOICES = _form("question choices answerKey")
@@ -67,7 +70,7 @@ STOCK: Mapping[
         "glue/rte/default.yaml",
         (
             _form("sentence1 sentence2 label"),
-            _form(  # SuperGLUE's own file: the same documents, perhaps in another order
+            _form(  # the file of SuperGLUE: the same documents, perhaps in another order
                 "premise hypothesis label",
                 doc_to_text="{{premise}}\nQuestion: {{hypothesis}} True or False?\nAnswer:",
                 doc_to_target="{{['entailment', 'not_entailment'].index(label)}}",
@@ -80,7 +83,7 @@ STOCK: Mapping[
 
 @dataclass(frozen=True)
 class Local:
-    """A task's file, or why there is none."""
+    """A local task, or the reason why there is none."""
 
     task: str
     options: Mapping[str, Any] | None  # None: skipped
@@ -91,7 +94,7 @@ class Local:
 
 
 def local_tasks(data: Path) -> Iterator[Local]:
-    """The stock tasks that this module knows, in its order. Raises `UserError` if `data` is no folder."""
+    """The local variant of each stock task in STOCK. Raises `UserError` if `data` is no folder or lm-eval is not installed."""
     if not data.is_dir():
         raise UserError(f"{data} is no folder: expected one with a folder of .jsonl files for each task, such as piqa/")
     spec = find_spec("lm_eval")
@@ -106,7 +109,7 @@ def local_tasks(data: Path) -> Iterator[Local]:
 
 
 class _Skipped(Exception):
-    """Why a task has no local variant."""
+    """Ends the search for a task's files. The message is the reason why the task has no local variant."""
 
 
 def _local(task: str, stock: Path, forms: tuple[Form, ...], folder: Path) -> Local:
@@ -127,7 +130,7 @@ def _local(task: str, stock: Path, forms: tuple[Form, ...], folder: Path) -> Loc
     written: dict[str, Any] = {
         "include": str(stock),
         "task": task,
-        "tag": None,  # of the stock tasks: a tag of this folder would hide theirs
+        "tag": None,  # a tag in this folder would hide the stock tasks with the same tag
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {split: str(path) for split, path in used.items()}},
@@ -140,7 +143,7 @@ def _local(task: str, stock: Path, forms: tuple[Form, ...], folder: Path) -> Loc
 
 
 def _splits(folder: Path) -> dict[str, Path]:
-    """Which file holds which split, by the words of its name."""
+    """The file of each split, found by the words in the file names."""
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.jsonl")):
         words = set(re.split(r"[^a-z]+", path.stem.lower()))
@@ -153,7 +156,7 @@ def _splits(folder: Path) -> dict[str, Path]:
 
 
 def _matching(path: Path, forms: tuple[Form, ...]) -> Form:
-    """The form of a file by its first line."""
+    """The form of a file, found by the fields of its first line."""
     with path.open(encoding="utf-8") as file:
         line = file.readline()
     try:

@@ -1,6 +1,7 @@
 """Perplexity = exp(mean NLL) over non-overlapping windows of the evaluation text, in nats per predicted token.
 
-Perplexities compare only at one window length. Every window's NLL is kept, so models can be compared in pairs.
+Perplexities are comparable only at the same window length. The NLL of every window is kept, so that two models can be compared
+window by window.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core import Measured, Model
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..notes import NO_NOTES, Notes, part_by_part
 from .windows import Windowed
 
 
 def nll(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
-    """Mean negative log-likelihood per predicted token of each sequence, float64 (B,) on the CPU. Logits are read in float32."""
+    """Mean negative log-likelihood per predicted token of each sequence, in nats, float64 (B,) on the CPU. Computed in float32."""
     targets_BT = ids_BT.to(logits_BTV.device)
-    rows = [  # one sequence at a time: the float32 copy and the log-softmax are as large as its logits
+    rows = [  # one sequence at a time, because the float32 copy and the log-softmax are as large as the logits
         functional.cross_entropy(logits_TV[:-1].float(), target_T[1:])
         for logits_TV, target_T in zip(logits_BTV, targets_BT, strict=True)
     ]
@@ -29,12 +30,14 @@ def nll(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
 
 
 def perplexity(nll_W: Tensor) -> float:
-    """exp(mean) of the windows' mean NLLs; the windows predict equally many tokens."""
+    """The perplexity exp(mean of the NLLs) of windows (W,) that predict equally many tokens."""
     return nll_W.mean().exp().item()
 
 
 @dataclass(frozen=True)
 class Perplexity(Windowed):
+    """The evaluator of perplexity."""
+
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
         return {"nll": self._nll(dense, ids_N, "dense", notes)}
 

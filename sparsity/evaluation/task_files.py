@@ -1,7 +1,7 @@
-"""A folder of lm-eval's task files, read without lm-eval: which tasks it describes, and of which files they are made.
+"""Reads a folder of lm-eval's task files without lm-eval: the tasks that it describes, and the files that each task consists of.
 
-A task is a YAML file with a `task:`. It may `include:` others, whose options it overrides, call functions of Python files beside
-it (`!function`), and name its data. All of these decide what is answered, so all of them are files of the run.
+A task is a YAML file with a `task:`. It may `include:` other files, whose options it overrides, call functions of Python files
+beside it (`!function`), and name its data. All of these can change the answers, so all of them are files of the run.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ import yaml
 
 from ..core import UserError
 
-UNREAD = {"__pycache__", ".ipynb_checkpoints"}  # lm-eval does not look into these either
+UNREAD = {"__pycache__", ".ipynb_checkpoints"}  # folders that lm-eval does not read either
 
 
 @dataclass(frozen=True)
 class TaskFile:
+    """One task of lm-eval, as its file describes it."""
+
     name: str
     path: Path
-    options: Mapping[str, Any]  # with those of the included files
+    options: Mapping[str, Any]  # including those of the included files
     sources: tuple[Path, ...]  # this file, the included ones, and the Python files beside them
 
     @property
     def data(self) -> list[str]:
-        """The files and folders of this machine that hold the documents, as they were written: patterns are not expanded."""
+        """The local files and folders that hold the documents, as they are written in the task file: patterns are not expanded."""
         options = self.options.get("dataset_kwargs") or {}
         named = [str(self.options.get("dataset_path")), *_strings(options.get("data_dir"))]
         folders = [path for path in named if Path(path).is_dir()]
         return folders + [path for path in _strings(options.get("data_files")) if "://" not in path]
 
     def files(self) -> list[Path]:
-        """All files that it is made of. Raises `UserError` if data is missing."""
+        """All files that the task consists of. Raises `UserError` if its data is missing."""
         files = list(self.sources)
         for named in self.data:
             found = [Path(path) for path in sorted(glob.glob(str(Path(named).expanduser()), recursive=True))]
@@ -49,7 +51,7 @@ class TaskFile:
 
 
 def read_tasks(folder: Path) -> dict[str, TaskFile]:
-    """The tasks of a folder and its subfolders, by name; as with lm-eval, the first file of a name counts."""
+    """The tasks of a folder and its subfolders, by name. As in lm-eval, the first file with a name counts."""
     tasks: dict[str, TaskFile] = {}
     for path in sorted(folder.rglob("*.yaml")):
         if UNREAD.isdisjoint(path.parts):
@@ -61,23 +63,23 @@ def read_tasks(folder: Path) -> dict[str, TaskFile]:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """What a task file says, with what it includes."""
+    """The options of a task file, including those of the files that it includes."""
     return _read(path.absolute())[0]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `!function module.name` stays a string."""
+    """A YAML loader that keeps `!function module.name` as a string."""
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], list[Path]]:
-    """The options of a file over those that it includes, and the files that they come from."""
+    """The options of a file and of the files that it includes, and the list of all these files."""
     try:
         own = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())  # YAML draws its complaints over several lines
+        reason = " ".join(str(error).split())  # YAML's messages have several lines
         raise UserError(
             f"{path} cannot be read ({reason}): expected a task file of lm-eval. Mend it, or move it away"
         ) from error

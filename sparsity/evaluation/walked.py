@@ -1,5 +1,6 @@
-"""A model that is read block by block, as an evaluator sees it: all sequences move through a block together, then through the head
-one batch at a time, so that every block is read once. Memory: one block, the hidden states of all sequences, the logits of a batch.
+"""A streamed model for evaluators. All sequences go through a block together, so that every block is read only once.
+
+Then they go through the head one batch at a time. Memory: one block, the hidden states of all sequences, the logits of a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..stream import BlockStream
 
 
 class Walked:
-    """See `core.Model`; for evaluators that `streams` is true of."""
+    """A `evaluator.Model` for evaluators whose `streams` is true."""
 
     def __init__(self, decoder: Decoder):
         self._decoder = decoder
@@ -54,5 +55,5 @@ class Walked:
         return self._decoder.head(ids_BT, hidden_BTI, outside)
 
     def culprit(self, ids_BT: Tensor) -> str:
-        """Its blocks put out nothing but finite numbers: the walk looks at them."""
+        """The head: the stream has already checked that all outputs of the blocks are finite."""
         return "its head"

@@ -1,7 +1,7 @@
-"""What evaluators over windows of the evaluation text have in common: non-overlapping windows of one length, in batches.
+"""Shared parts of the evaluators that measure on windows of the evaluation text: non-overlapping windows of one length, in batches.
 
-Window i is ids[i L : (i+1) L] and predicts its last L - 1 tokens from the ones before them in the window; the incomplete window at
-the end is dropped.
+Window i is ids[i L : (i+1) L]. Each of its last L - 1 tokens is predicted from the tokens before it in the window. An incomplete
+window at the end is dropped.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..core import Measured, Model, UserError
+from ..core import UserError
 from ..datasets.tokens import windows
+from ..evaluator import Measured, Model
 from ..measures import Measure
 from ..ranges import Count, Tokens, checked
 
@@ -22,9 +23,12 @@ from ..ranges import Count, Tokens, checked
 @dataclass(frozen=True)
 @checked
 class Windowed:
+    """Base class of the evaluators that measure on windows of the evaluation text."""
+
     reads_text: ClassVar[bool] = True
     remembers: ClassVar[bool] = True
     streams: ClassVar[bool] = True
+    keeps_states: ClassVar[bool] = False  # the hidden states of the dense model's text are remembered
 
     seqlen: Tokens  # in a window
     windows: Count | None  # the first so many windows; None: all
@@ -56,7 +60,7 @@ class Windowed:
         return Measured({**summary, **protocol}, table, rows, measures)
 
     def check_finite(self, value_W: Tensor, what: str, model: Model, ids_N: Tensor) -> None:
-        """Raise `UserError`, naming the window and the module, where one of the windows' values is NaN or infinite."""
+        """Raise `UserError` with the window and the module if the value of a window is NaN or infinite."""
         if not value_W.isfinite().all():
             first = int((~value_W.isfinite()).nonzero()[0])
             ids_WT = windows(ids_N, self.seqlen, self.windows)

@@ -1,4 +1,4 @@
-"""Which calibration tokens belong together: the rows of a neuron-by-row matrix, as NeuronRank's TF-IDF needs it."""
+"""The groupings of calibration tokens into rows (documents or topics), for statistics per row such as NeuronRank's TF-IDF."""
 
 from .documents import Documents
 from .topics import Topics

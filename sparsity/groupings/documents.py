@@ -1,4 +1,4 @@
-"""A document is a calibration sequence: row b holds the tokens of sequence b."""
+"""Documents: every calibration sequence is one document. Row b holds the tokens of sequence b."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Documents:
+    """The grouping by sequence."""
+
     def rows(self, sequences: int, seqlen: int) -> int:
         return sequences
 

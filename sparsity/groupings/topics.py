@@ -1,9 +1,10 @@
-"""Topics: one clustering of the whole calibration text, which depends on no layer, so that topic 7 is the same in every block.
+"""Topics: one clustering of the whole calibration text. It depends on no layer, so topic 7 is the same in every block.
 
-A sequence is cut into windows of consecutive tokens (the last one may be shorter; none crosses a sequence). A window is the mean
-of its token embeddings, less the mean over all windows (embeddings share a large common direction), projected at random to 128
-dimensions (Johnson-Lindenstrauss: angles survive) and scaled to length 1. On the unit sphere ||a - b||^2 = 2 - 2 cos(a, b), so
-k-means there groups windows by the angle between them. A token has its window's topic. Projection and k-means are scikit-learn's.
+Each sequence is cut into windows of consecutive tokens (the last one may be shorter; none crosses a sequence). A window's vector is
+the mean of its token embeddings, minus the mean over all windows (embeddings share a large common direction), projected at random
+to 128 dimensions (Johnson-Lindenstrauss: angles are preserved) and scaled to length 1. On the unit sphere
+||a - b||^2 = 2 - 2 cos(a, b), so k-means groups windows by the angle between them. A token has the topic of its window. Projection
+and k-means come from scikit-learn.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PROJECTED = 128  # dimensions
 @dataclass(frozen=True)
 @checked
 class Topics:
+    """The grouping by topic: `num_topics` clusters of windows of `window` tokens."""
+
     num_topics: Count
     window: Count  # tokens
     seed: Annotated[int, Range(least=0, below=2**32, such=0)]  # of the projection and of the clusters' starting points
@@ -51,7 +54,7 @@ class Topics:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", ConvergenceWarning
-            )  # fewer distinct windows than topics: empty topics are dropped
+            )  # it warns of fewer distinct windows than topics: the empty topics are dropped below
             topic_N = kmeans.fit_predict(normalize(windows_NE))
         present, topic_N = np.unique(topic_N, return_inverse=True)
         if len(present) < found:

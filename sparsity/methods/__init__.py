@@ -1,4 +1,4 @@
-"""Which weights survive, one method a file: write one, give it a yaml in conf/method, and the contract test grades it."""
+"""The pruning methods, one per file. To add one, write it and give it a yaml in conf/method; the contract test then checks it."""
 
 from .admm import ADMM
 from .alps import ALPS

@@ -1,13 +1,13 @@
-"""ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): sparsity rises while the weights settle.
+"""ADMM with a gradual mask (arXiv 2401.02938, algorithm 1 and section 3.3): the sparsity rises while the weights converge.
 
-The steps of `splitting`, rho fixed, from V = W0. In step t the mask keeps the largest |V| at the share 1 - (1 - t / gradual)^3 of
-the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878), and from t = `gradual` on at all of them. In the
-last `held` steps it stays, and the weights go to the best that it allows. The paper holds it as soon as it is at full sparsity: too
-soon for n-of-m, where a group loses its last weight in that very step. With `gradual` 1, all else held and the metric `norm`, the
-mask is Wanda's.
+It takes the steps of `splitting` from V = W0, with a fixed rho. In step t the mask keeps the largest |V| and makes the share
+1 - (1 - t / gradual)^3 of the pattern's removals, the cubic schedule of Zhu and Gupta (arXiv 1710.01878); from t = `gradual` on it
+makes all of them. In the last `held` steps the mask is fixed, and the weights converge to the best values for it. The paper fixes
+the mask as soon as it has the full sparsity. That is too early for n-of-m, where a group loses its last weight in that very step.
+With `gradual` 1, a mask that is fixed afterwards and the metric `norm`, the mask is Wanda's.
 
-Returns Z in the layer's units. One K and `iterations` products a layer; q, k and v share K, as gate and up do. Facts: `settling`,
-the share of the survivors that the last change of the mask brought in; `gap`, ||W - Z|| / ||W0|| at the end.
+Returns Z in the layer's units. Cost per layer: one K and `iterations` products; q, k and v share K, as do gate and up. Facts:
+`settling`, the share of the survivors that the last change of the mask added; `gap`, ||W - Z|| / ||W0|| at the end.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ GRAM = Tap(Gram())
 
 
 class System(NamedTuple):
+    """The parts of `advance` that layers with equal inputs share: K, the damping and the scale."""
+
     resolvent_II: Tensor
     damp: float
     scale_I: Tensor
@@ -37,6 +39,8 @@ class System(NamedTuple):
 @dataclass(frozen=True)
 @checked
 class ADMM:
+    """The method ADMM with a gradual mask."""
+
     scope: Scope
     iterations: Steps  # each a product of the size of the layer
     gradual: Steps  # steps until the full sparsity
@@ -51,13 +55,17 @@ class ADMM:
             raise Refused(values, "gradual and held together to be at most iterations")
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer has inputs."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
 
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and the inverses of the resolvent and of the metric."""
+        return self.iterations + 2 * inputs / outputs
 
     def system(self, state: GramState) -> System:
         matrix_II, ridge_I, scale_I, damp = units(state, self.metric, self.damp)
@@ -85,7 +93,7 @@ class ADMM:
     def _settle(
         self, dense_PI: Tensor, resolvent_II: Tensor, patterns: Sequence[Pattern], stats: Stats, rows: int
     ) -> tuple[Tensor, ...]:
-        """Z and its mask; of every row the survivors that the last change of the mask brought in, ||W - Z|| and ||W0||."""
+        """Z and its mask; per row, the number of survivors that the last change of the mask added, ||W - Z|| and ||W0||."""
         v_PI, keep_PI = dense_PI.clone(), torch.ones_like(dense_PI, dtype=torch.bool)
         for step in range(self.iterations):
             if step < len(patterns):

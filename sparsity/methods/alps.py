@@ -1,16 +1,17 @@
-"""ALPS (arXiv 2406.07831, algorithm 1): the full sparsity from the start, and rho that rises until the mask stands still.
+"""ALPS (arXiv 2406.07831, algorithm 1): the mask has the full sparsity from the start, and rho rises until the mask is stable.
 
-The steps of `splitting` from V = W0. After every third, s weights are on another side of the mask than at the comparison before
-(a swap counts twice), of k survivors in the layer:
+It takes the steps of `splitting` from V = W0. After every `every` steps, the mask is compared with that of the last comparison.
+With k the number of survivors in the layer and s the number of mask entries that have changed (a swap counts twice),
 
-    rho <- 1.3 rho if s >= k / 10,    1.2 rho if s >= k / 200,    1.1 rho if s >= 1;    the end if s = 0
+    rho <- 1.3 rho if s >= k / 10,    1.2 rho if s >= k / 200,    1.1 rho if s >= 1;    stop if s = 0
 
-and U, which is the paper's V over rho, is scaled against it. Small at first, rho lets W go where the inputs' correlations lead, and
-the mask with it; the larger it grows, the closer W is held to an allowed Z. (The sum of 1 / rho is finite: it converges.)
+and U, which is the paper's V over rho, is divided by the same factor. A small rho lets W, and with it the mask, follow the
+correlations of the inputs; a larger rho holds W closer to an allowed Z. (The sum of 1 / rho is finite, so it converges.)
 
-Returns Z in the layer's units: allowed, and at the fixed point, W = Z on a mask that stands still, the survivors' best values. The
-paper refits them by conjugate gradients, which is the corrector `optimal`. Every rho has a K of its own; q, k and v share B alone.
-Facts: `iterations`; `rho`, the last; `changed`, s / k at the end, 0 unless `iterations` ran out; `gap`, ||W - Z|| / ||W0||.
+Returns Z in the layer's units. Z is allowed by the pattern; at the fixed point W = Z, with a stable mask, it holds the survivors'
+best values. The paper refits them by conjugate gradients: here the corrector `optimal` does that. Each rho needs its own K; q, k
+and v share only B. Facts: `iterations`; `rho`, the last one; `changed`, s / k at the end, 0 unless `iterations` ran out; `gap`,
+||W - Z|| / ||W0||.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ GRAM = Tap(Gram())
 
 
 def growth(changed: float) -> float:
-    """Of rho, where this fraction of k has changed."""
+    """The factor by which rho grows when the fraction `changed` = s / k of the mask has changed."""
     return 1.3 if changed >= 0.1 else 1.2 if changed >= 0.005 else 1.1
 
 
 @dataclass(frozen=True)
 @checked
 class ALPS:
+    """The method ALPS: operator splitting with a rising penalty rho."""
+
     scope: Scope
     iterations: Steps  # at most, each a product of the size of the layer
     every: Steps  # between two changes of rho
@@ -45,13 +48,17 @@ class ALPS:
     rho: Penalty  # how strongly W and Z are drawn together at first; the metric makes it relative
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer has inputs."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
 
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """One a step, and an inverse for every rise of rho: at most, since the mask usually settles earlier."""
+        return self.iterations * (1 + inputs / (outputs * self.every))
 
     def prune(self, layer: Layer, pattern: Pattern, stats: Stats) -> Pruned:
         matrix_II, ridge_I, scale_I, damp = stats.derived(GRAM, units, self.metric, self.damp)

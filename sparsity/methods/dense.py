@@ -1,4 +1,4 @@
-"""Nothing is removed: the control of every comparison, and how a route says "leave this alone" in the open."""
+"""Dense: no weight is removed. It is the baseline of comparisons, and the route for layers that must not be pruned."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from ..core import Layer, Pattern, Pruned, Site, Stats
 
 @dataclass(frozen=True)
 class Dense:
+    """The method that keeps every weight."""
+
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer can be left alone."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[()]:
         return ()

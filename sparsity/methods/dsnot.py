@@ -1,18 +1,18 @@
-"""DSnoT (arXiv 2310.08915, algorithm 1): swap weights until the mean output of a row is that of the dense row.
+"""DSnoT (arXiv 2310.08915, algorithm 1): swaps weights until the mean output of a row equals that of the dense row.
 
-mu_j and v_j are the mean and variance of input j, |x_j| its norm; the expected error of a row is eps = sum_j (w0_j - w_j) mu_j.
-Each cycle swaps two weights in every row with |eps| > threshold, which is in units of the layer's output:
+With mu_j and v_j the mean and variance of input j and |x_j| its norm, the expected error of a row is eps = sum_j (w0_j - w_j)
+mu_j. Each cycle swaps two weights in every row with |eps| > threshold; the threshold is in units of the layer's output:
 
     revive  the removed p with the largest   sign(eps) w_p mu_p / v_p^power                           (eq. 4; its power is 1)
     prune   the survivor u with the smallest |w_u| |x_u|  among those with  sign(eps) w_u mu_u < 0    (eq. 5)
 
-Both move eps towards 0. w_p is what the base made of the weight, its dense value where the base removed it; the other survivors
-stay what the base made of them. Of n-of-m, p and u share a group. A swap that would overshoot so far that |eps| does not fall is
-not made and ends its row: the paper is silent about it, and without it rows swap to and fro. The released code ends a row as soon
-as eps would change its sign, and swaps in attention alone; neither is done here.
+Both move eps towards 0. w_p is the value from the base, or the dense value if the base removed the weight; all other survivors
+keep their value from the base. With n-of-m, p and u are in one group. A swap after which |eps| would not be smaller is not made,
+and ends its row: the paper does not mention this case, but without the rule rows swap back and forth. The released code ends a
+row as soon as eps would change its sign, and swaps only in attention; neither is done here.
 
-Only the mean of the output is matched, not its second moment, which the layer loss is made of: that may rise. A cycle costs a few
-passes over the rows that are still at work.
+Only the mean of the output is matched. The layer loss is its second moment, and may rise. A cycle costs a few passes over the
+rows that are not finished.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ MOMENTS = Tap(Moments())
 @dataclass(frozen=True)
 @checked
 class DSnoT(Successor):
+    """The method DSnoT: swaps that bring the mean output of each row to that of the dense row."""
+
     base: Method
     cycles: StepsOrZero  # at most: so many swaps a row
     threshold: NotNegative  # of |eps|
@@ -46,14 +48,14 @@ class DSnoT(Successor):
         mean_I, norm_I, spread_I = (
             part_I.to(wide(layer.weight_OI.dtype)) for part_I in stats.derived(MOMENTS, moments)
         )
-        survivor_OI = pruned.weight_OI.where(pruned.keep_OI, layer.weight_OI)  # what each weight is where it survives
+        survivor_OI = pruned.weight_OI.where(pruned.keep_OI, layer.weight_OI)  # the value of each weight if it survives
         effect_OI, cost_OI = survivor_OI * mean_I, survivor_OI.abs() * norm_I
         merit_OI = effect_OI / spread_I**self.power
         keep_OI = pruned.keep_OI.clone()
         error_O = (layer.weight_OI * mean_I).sum(1) - effect_OI.where(keep_OI, 0).sum(1)
         group = pattern.group or keep_OI.shape[1]
         before, swaps = error_O.abs().mean(), torch.zeros_like(error_O[0])
-        row_R = torch.arange(len(keep_OI), device=keep_OI.device)  # still at work
+        row_R = torch.arange(len(keep_OI), device=keep_OI.device)  # rows that are not finished
         for _ in range(self.cycles):
             open_R = error_O[row_R].abs() > self.threshold
             if not open_R.any():
@@ -69,15 +71,15 @@ class DSnoT(Successor):
             error_O[row_R] = error_after_R[better_R]
             swaps += len(row_R)
         facts = {
-            "swaps": float(swaps / len(keep_OI)),  # a row
-            "settled": float((error_O.abs() <= self.threshold).float().mean()),  # share of the rows
+            "swaps": float(swaps / len(keep_OI)),  # swaps per row
+            "settled": float((error_O.abs() <= self.threshold).float().mean()),  # share of rows within the threshold
             "mean_error_left": float(error_O.abs().mean() / before.clamp(min=torch.finfo(before.dtype).tiny)),
         }
         return Pruned(survivor_OI.masked_fill(~keep_OI, 0), keep_OI, facts)
 
 
 def moments(state: MomentsState) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, root mean square and variance of every input (I,). A constant input has the least positive variance."""
+    """Mean, root mean square and variance of each input (I,). The variance of a constant input is the smallest positive number."""
     mean_I, square_I = state.sum_I / state.tokens, state.squares_I / state.tokens
     return mean_I, square_I.sqrt(), (square_I - mean_I.square()).clamp(min=torch.finfo(torch.float32).tiny)
 
@@ -85,7 +87,7 @@ def moments(state: MomentsState) -> tuple[Tensor, Tensor, Tensor]:
 def swap(
     effect_RI: Tensor, merit_RI: Tensor, cost_RI: Tensor, keep_RI: Tensor, error_R: Tensor, group: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs to revive and to prune (R,), and the error then: NaN where there is no such pair."""
+    """The inputs (R,) to revive and to prune in each row, and the row's error after the swap: NaN if no swap is possible."""
     sign_R1 = error_R.sign()[:, None]
     fits_RI = keep_RI & (sign_R1 * effect_RI < 0)
     cost_RG, within_RG = cost_RI.where(fits_RI, torch.inf).unflatten(1, (-1, group)).min(2)

@@ -1,9 +1,9 @@
-"""Which weights of a row are exchanged: pairs of a revival and a pruning, those of an n-of-m pattern within a group.
+"""The choice of the weights to swap in a row. A swap revives one weight and prunes another; with n-of-m both are in one group.
 
-`exchange`, for `swaps`: one after another, the best pair among a row's candidates. d_i is how far weight i moves, c = e G the
-slope, v_i = 2 d_i c_i + d_i^2 G_ii what its move costs alone, H_ij = 2 d_i d_j G_ij what two moves cost together besides. The swap
-(p, u) costs v_p + v_u + H_pu, and makes every v_i larger by H_ip + H_iu.
-`trade`, for `pursuit`: many at once, the largest gain against the least cost and so on.
+`exchange`, for `swaps`, makes one swap after another: the best pair among a row's candidates. d_i is the change of weight i if it
+is swapped, c = e G the slope, v_i = 2 d_i c_i + d_i^2 G_ii the cost of that change alone, and H_ij = 2 d_i d_j G_ij the
+additional cost of two changes together. The swap (p, u) costs v_p + v_u + H_pu, and raises every v_i by H_ip + H_iu.
+`trade`, for `pursuit`, makes many swaps at once: the revival with the largest gain with the pruning of least cost, and so on.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-ROUNDINGS = 16  # of the row's loss: a swap that wins less may lose
+ROUNDINGS = 16  # a swap must lower the loss by more than so many roundings of the row's loss
 
 
 def exchange(
     gram_II: Tensor, move_RI: Tensor, slope_RI: Tensor, keep_RI: Tensor, loss_R: Tensor, count: int, group: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The swaps of one sweep: what they take off each row's loss, and their number. Writes into `keep_RI`."""
+    """Makes the swaps of one sweep in `keep_RI`. Returns the decrease of each row's loss (R,) and its number of swaps (R,)."""
     value_RI = (2 * slope_RI + move_RI * gram_II.diagonal()).mul_(move_RI)
     index_RC = torch.cat(pick(value_RI, keep_RI, count, group), 1)  # revivals, prunings
     half, row_R = index_RC.shape[1] // 2, torch.arange(len(index_RC), device=index_RC.device)
@@ -47,7 +47,7 @@ def exchange(
 
 
 def pick(value_RI: Tensor, keep_RI: Tensor, count: int, group: int | None) -> tuple[Tensor, Tensor]:
-    """The inputs of the cheapest revivals and prunings, (R, C) each. Where a row has fewer, others fill the place."""
+    """The inputs (R, C) of the cheapest revivals and of the cheapest prunings. If a row has fewer, other inputs fill up."""
     revive_RI, prune_RI = value_RI.where(~keep_RI, torch.inf), value_RI.where(keep_RI, torch.inf)
     if group is None:
         count = min(count, keep_RI.shape[1])
@@ -61,7 +61,7 @@ def pick(value_RI: Tensor, keep_RI: Tensor, count: int, group: int | None) -> tu
 def trade(
     gain_RI: Tensor, cost_RI: Tensor, keep_RI: Tensor, count_R: Tensor, group: int | None
 ) -> tuple[Tensor, Tensor]:
-    """What to keep after up to `count` swaps in which the gain outweighs the cost, the best first, and how many they are."""
+    """The mask after at most `count_R` swaps per row, and their number. Only swaps whose gain exceeds the cost are made."""
     gain_RI, cost_RI, most = gain_RI.where(~keep_RI, -torch.inf), cost_RI.where(keep_RI, torch.inf), int(count_R.max())
     if group is None:
         gain_RC, revived_RC = gain_RI.topk(most)

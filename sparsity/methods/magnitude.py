@@ -1,4 +1,4 @@
-"""score_oi = |W_oi|. Needs no calibration text, so the model never runs."""
+"""Magnitude: score_oi = |W_oi|. It needs no calibration text, so the model never runs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from ..ranges import checked
 @dataclass(frozen=True)
 @checked
 class Magnitude(Criterion):
+    """The criterion |W|."""
+
     scope: Scope
 
     def score(self, layer: Layer, stats: Stats) -> Tensor:

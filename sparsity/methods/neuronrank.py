@@ -1,11 +1,11 @@
-"""NeuronRank with TF-IDF: score_oi = (base_oi^power)^weight_exp * factor_j, j the neuron of weight (o, i).
+"""NeuronRank with TF-IDF: score_oi = (base_oi^power)^weight_exp * factor_j, with j the neuron of weight (o, i).
 
-`base` is any criterion. |W_oi| is NeuronRank as proposed. Wanda's score squared is the loss that removing the weight costs the
-layer, which the factor then weighs by what its neuron does for the rest of the block.
-factor_j = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp is that of methods/tfidf.py.
-j is the row of gate and up (and of q, k and v), the column of down (and of o).
+`base` is any criterion. With |W_oi| it is NeuronRank as proposed. The square of Wanda's score is the loss of the layer when the
+weight is removed; the factor then weights it by the role of its neuron in the rest of the block.
+factor_j = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp is defined in methods/tfidf.py.
+j is the row of gate and up (and of q, k and v), and the column of down (and of o).
 
-A factor that is constant along a row changes nothing where scores are compared within rows: the scope must be `layer`.
+A factor that is constant along a row has no effect if scores are compared within rows, so the scope must be `layer`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from .tfidf import Ranked, TfIdf
 @dataclass(frozen=True)
 @checked
 class NeuronRank(Criterion):
+    """The criterion NeuronRank: a base criterion times a TF-IDF factor of the weight's neuron."""
+
     base: Criterion
     power: Exponent  # of the base's score
     tfidf: TfIdf

@@ -1,11 +1,11 @@
-"""NeuronRank, first form: TF-IDF over tokens. j is the neuron of weight (o, i), w_j its row (gate, up) or column (down).
+"""NeuronRank in its first form, with TF-IDF over tokens. j is the neuron of weight (o, i), w_j its row (gate, up) or column (down).
 
     TF_j  = mean over tokens t of |a_tj|
     IDF_j = ln((T + 1) / (#{t : |a_tj| > threshold} + 1)) + 1
     score = |W_oi| * ||w_j||_2^weight_exp * TF_j^tf_exp * IDF_j^idf_exp
 
-SiLU and its like are almost never exactly 0, so with the original's threshold of 1e-6 every neuron is active on every token and
-IDF is 1 throughout: a larger threshold makes it say something.
+SiLU and similar functions are almost never exactly 0. With the original threshold of 1e-6 every neuron is therefore active on every
+token and every IDF is 1; a larger threshold is needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .neurons import Activation, check, facts, neuron_tap, neurons_of, spread
 
 
 def rank(state: ActivityState) -> tuple[Tensor, Tensor]:
-    """TF and IDF, float64."""
+    """TF and IDF of each neuron, float64 (J,) each."""
     tf_J = state.total_J / state.tokens
     return tf_J, ((state.tokens + 1) / (state.active_J + 1)).log() + 1
 
@@ -31,6 +31,8 @@ def rank(state: ActivityState) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 @checked
 class NeuronRankOld(Criterion):
+    """The criterion NeuronRank in its first form, with TF-IDF over tokens."""
+
     scope: Scope
     weight_exp: Exponent  # of the norm of the neuron's weights
     tf_exp: Exponent

@@ -1,4 +1,4 @@
-"""What the NeuronRank methods share: where a neuron's activations are seen, and how a factor per neuron meets the weights."""
+"""Shared parts of the NeuronRank methods: where a neuron's activations are observed, and how a factor per neuron scales weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from ..linalg import wide
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 
-# Of an MLP's neurons: the inputs of the down projection (any architecture), or the activation function's input or output.
+# The activations of an MLP's neurons: the inputs of the down projection (any architecture), or the activation function's values.
 Activation = Literal["hidden", "gate"]
 
 
 def neurons_of(site: Site) -> Neurons:
+    """The neurons of a site. Raises `UserError` if they are not known."""
     if site.neurons is None:
         raise UserError(
             f"NeuronRank ranks neurons, and those of {site.name} are not known: expected a projection of an MLP or of attention. "
@@ -30,9 +31,10 @@ def neurons_of(site: Site) -> Neurons:
 
 
 def neuron_tap(statistic: Statistic[S], site: Site, activation: Activation, *, after: bool) -> Tap[S]:
-    """The statistic of the site's neurons. `after`: `gate` means the gate's values behind the activation function, not before it.
+    """The tap of a statistic on the activations of the site's neurons.
 
-    Attention has no gate: queries, keys and values are seen as they come out, what the output projection receives as it goes in.
+    With activation `gate`, these are the gate's values before the activation function, or behind it if `after`. Attention has no
+    gate: the activations are the outputs of the query, key and value projections and the inputs of the output projection.
     """
     neurons = neurons_of(site)
     module, side = (
@@ -52,7 +54,7 @@ def _gate(site: Site, neurons: Neurons, after: bool) -> tuple[str, Side]:
 
 
 def spread(factor_J: Tensor, site: Site, weight_OI: Tensor) -> Tensor:
-    """A factor per neuron, shaped (O, 1) or (1, I) to multiply the layer's scores, in float32 at least."""
+    """A factor per neuron (J,), reshaped to (O, 1) or (1, I) to multiply the layer's scores, in float32 at least."""
     neurons = neurons_of(site)
     factor_J = factor_J[: neurons.count].to(wide(weight_OI.dtype))  # a fused gate_up puts out more than the gate
     if neurons.axis == "column":
@@ -61,19 +63,19 @@ def spread(factor_J: Tensor, site: Site, weight_OI: Tensor) -> Tensor:
 
 
 def check(sites: Sequence[Site], pattern: Pattern, scope: Scope) -> None:
-    """Say where a factor per neuron cannot matter: where scores are compared within a row and a row is one neuron."""
+    """Log the layers where a factor per neuron has no effect: scores are compared within a row, and a row is one neuron."""
     rows = dict.fromkeys(site.leaf for site in sites if neurons_of(site).axis == "row")
     if rows and (pattern.group or scope == "row"):
         why = f"{pattern} compares within groups of inputs" if pattern.group else "scope=row compares within rows"
         log.info(
-            "NeuronRank's factor is constant along the rows of %s, and %s: there it changes nothing",
+            "NeuronRank's factor is constant along the rows of %s, and %s: it has no effect there",
             ", ".join(rows),
             why,
         )
 
 
 def facts(tf_J: Tensor, idf_J: Tensor) -> Mapping[str, float]:
-    """IDF's range, and whether it says anything that TF does not: Spearman's rank correlation, 0 where either is constant."""
+    """The range of IDF, and its Spearman rank correlation with TF, which is 0 if one of them is constant."""
     return {
         "idf_min": float(idf_J.min()),
         "idf_median": float(idf_J.median()),
@@ -83,7 +85,10 @@ def facts(tf_J: Tensor, idf_J: Tensor) -> Mapping[str, float]:
 
 
 def spearman(a_N: Tensor, b_N: Tensor) -> Tensor:
-    """Pearson's correlation of the ranks, in [-1, 1]; equal values share their mean rank."""
+    """Spearman's rank correlation, a scalar in [-1, 1]; equal values share their mean rank; 0 if one input is constant.
+
+    scipy's spearmanr differs in the last bits, runs on the CPU and gives NaN for a constant.
+    """
     centred = [rank_N - rank_N.mean() for rank_N in (_rank(a_N), _rank(b_N))]
     scale = centred[0].norm() * centred[1].norm()
     return torch.where(scale > 0, centred[0] @ centred[1] / scale, 0.0)

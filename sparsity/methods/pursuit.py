@@ -1,17 +1,18 @@
-"""Pursuit: exchange survivors for removed weights by what that costs once the survivors have taken their best values.
+"""Pursuit: swaps survivors for removed weights by the change of the loss after all survivors are refitted.
 
-What a set S of survivors costs a row is min (w - w0) H (w - w0)' over all w that are 0 off S, H = G + lam I: the loss that the
-corrector `optimal` leaves. At its minimum, with r = (w0 - w) H and all others following,
+The loss of a row with a set S of survivors is min (w - w0) H (w - w0)' over all w that are 0 outside S, with H = G + lam I. The
+corrector `optimal` reaches this loss. At its minimum, with r = (w0 - w) H and all other survivors refitted,
 
-    to prune u raises it by w_u^2 / [H_SS^-1]_uu,        to revive p lowers it by r_p^2 / (H_pp - H_pS H_SS^-1 H_Sp)
+    pruning u raises it by w_u^2 / [H_SS^-1]_uu,        reviving p lowers it by r_p^2 / (H_pp - H_pS H_SS^-1 H_Sp)
 
-Where H, scaled, is near I + U U', both denominators of all weights cost a product or two (`leverages` in quadratic.py). They rank
-the candidates. At first a `fraction` of all the pairs that a row could exchange are exchanged at once, the largest gains against
-the least costs; of n-of-m one pair to a group. `steps` of conjugate gradients from where the row stood refit it, and its loss is
-computed. A row that won keeps the exchange. One that did not goes back and next tries half as many pairs; when one pair is too
-many, it is settled. So no row's loss rises. A round costs about `steps` + 3 products of the rows that are not settled.
+If H, scaled, is close to I + U U', the denominators of all weights cost one or two products (`leverages` in quadratic.py). These
+costs and gains rank the candidates. In the first round a row makes many swaps at once, a `fraction` of all that are possible, the
+largest gains with the least costs; with n-of-m, one swap per group. Then `steps` of conjugate gradients from the current values
+refit the row, and its loss is computed. If the loss is lower, the row keeps the swaps. If not, it undoes them and next tries half
+as many; a row that cannot make a single swap is settled. So no row's loss rises. A round costs about `steps` + 3 products of the
+rows that are not settled.
 
-Subspace pursuit (arXiv 0803.0811) also exchanges many at once and refits; it ranks by r and w alone, without denominators.
+Subspace pursuit (arXiv 0803.0811) also makes many swaps at once and refits; it ranks by r and w alone, without denominators.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, solving
 from ..linalg import row_dot
 from ..quadratic import Spiked, conjugate_gradients, leverages, rows_of_panel, spiked, strong_directions, unit_diagonal
 from ..ranges import Ridge, Share, Steps, StepsOrZero, checked
 from ..statistics import Gram, GramState
 from .exchange import trade
-from .successor import Successor, told
+from .successor import Successor, swap_facts
 
 GRAM = Tap(Gram())
 
@@ -36,6 +37,8 @@ GRAM = Tap(Gram())
 @dataclass(frozen=True)
 @checked
 class Pursuit(Successor):
+    """The method Pursuit: swaps that lower the loss after all survivors are refitted."""
+
     base: Method
     rounds: StepsOrZero  # at most
     steps: Steps  # of conjugate gradients in a round; twice as many before the first
@@ -44,6 +47,10 @@ class Pursuit(Successor):
 
     def reads(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Those of the base, of the first refit, and of a refit in each round, with two products for residuals."""
+        return solving(self.base, site, outputs, inputs) + 2 * self.steps + 2 + self.rounds * (self.steps + 2)
 
     def system(self, state: GramState) -> Spiked:
         return spiked(unit_diagonal(state.gram_II, self.damp), strong_directions(len(state.gram_II)))
@@ -55,12 +62,12 @@ class Pursuit(Successor):
         scaled = [weight_OI / system.scale_I for weight_OI in (layer.weight_OI, pruned.weight_OI)]
         compute, height = partial(self._rows, system, pattern.group), rows_of_panel(layer.weight_OI.shape[1])
         x_OI, keep_OI, *rows = stats.by_rows(compute, height, *scaled, pruned.keep_OI)
-        return Pruned(x_OI.mul_(system.scale_I).to(layer.weight_OI), keep_OI, told(*rows))
+        return Pruned(x_OI.mul_(system.scale_I).to(layer.weight_OI), keep_OI, swap_facts(*rows))
 
     def _rows(
         self, system: Spiked, group: int | None, dense_PI: Tensor, given_PI: Tensor, keep_PI: Tensor
     ) -> tuple[Tensor, ...]:
-        """The weights, what to keep, and of each row what `told` is told, from its first refit on."""
+        """The weights and the mask; per row, the arguments of `swap_facts`, where the loss before is that of the first refit."""
         keep_PI = keep_PI.clone()
         x_PI, residual_PI, loss_P = refit(system, dense_PI, given_PI, keep_PI, 2 * self.steps)
         before_P, swaps_P, settled_P = loss_P.clone(), torch.zeros_like(loss_P), torch.zeros_like(loss_P)
@@ -78,7 +85,7 @@ class Pursuit(Successor):
                 settled_P[row_R] = 1
                 break
             x_RI, residual_RI, loss_R = refit(system, dense_PI[row_R], x_RI * trial_RI, trial_RI, self.steps)
-            better_R = (loss_R < loss_P[row_R]) & (tried_R > 0)  # a refit alone is no exchange
+            better_R = (loss_R < loss_P[row_R]) & (tried_R > 0)  # a refit without a swap does not count
             won_R = row_R[better_R]
             for whole_P, part_R in zip(
                 (keep_PI, x_PI, residual_PI, loss_P), (trial_RI, x_RI, residual_RI, loss_R), strict=True
@@ -95,7 +102,7 @@ class Pursuit(Successor):
 def refit(
     system: Spiked, dense_RI: Tensor, given_RI: Tensor, keep_RI: Tensor, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The survivors' values, the residual everywhere, and the loss of each row. All weights scaled."""
+    """The refitted survivors (R, I), the residual of all inputs (R, I), and the loss of each row (R,). Weights are scaled."""
     residual_RI = (dense_RI - given_RI) @ system.matrix_II
     x_RI = conjugate_gradients(
         system.matrix_II, residual_RI, keep_RI, steps, system.low_IK, system.pairs_IJ

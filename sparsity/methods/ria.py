@@ -1,8 +1,8 @@
-"""RIA (Plug-and-Play, ICLR 2024): relative importance of a weight in its row and its column, times the norm of its input.
+"""RIA (Plug-and-Play, ICLR 2024): the relative importance of a weight in its row and its column, times the norm of its input.
 
     score_oi = (|W_oi| / sum_k |W_ok| + |W_oi| / sum_p |W_pi|) * sqrt(g_i)^power,      g_i the sum over tokens of x_i^2
 
-A weight counts by its share of what its output receives and of what its input gives, so no whole row or column is emptied.
+A weight is scored by its share of the weights of its output and of its input, so no row or column loses all its weights.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ INPUT = Tap(SquaredNorm())
 @dataclass(frozen=True)
 @checked
 class RIA(Criterion):
+    """The criterion RIA: relative importance times the norm of the input."""
+
     scope: Scope
     power: Exponent  # of the input's norm; the paper's 0.5
 

@@ -1,6 +1,6 @@
-"""Routing: each layer is pruned by the method that its last name, else its role, else `default` names. No criterion of its own.
+"""Routing: each layer is pruned by the method that is set for its last name, else for its role, else for `default`.
 
-`hybrid` is routes {attention: wanda, mlp: neuronrank_tfidf}. What a layer needs is routed too, so nothing is folded in vain.
+`hybrid` is routes {attention: wanda, mlp: neuronrank_tfidf}. A layer needs only the statistics of its own method.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError
+from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, UserError, solving
 from ..ranges import checked
 
 
 @dataclass(frozen=True)
 @checked
 class Route:
+    """The method that applies another method to each layer, by the layer's name or role."""
+
     routes: Mapping[str, Method]  # a layer's last name, a role, or "default" -> method
 
     def __hash__(self) -> int:
         return hash(tuple(sorted(self.routes.items(), key=lambda item: item[0])))
 
     def key(self, site: Site) -> str:
-        """Which route the layer takes. Raises `UserError` if there is none."""
+        """The key of the layer's route: its last name, its role or "default". Raises `UserError` if there is none."""
         for key in (site.leaf, site.role, "default"):
             if key in self.routes:
                 return key
@@ -32,6 +34,7 @@ class Route:
         )
 
     def at(self, site: Site) -> Method:
+        """The method of a layer."""
         return self.routes[self.key(site)]
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
@@ -48,6 +51,10 @@ class Route:
             )
         for key, served in taken.items():
             self.routes[key].check(served, pattern)
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Those of the method that the layer is routed to."""
+        return solving(self.at(site), site, outputs, inputs)
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
         return self.at(site).needs(site)

@@ -26,18 +26,24 @@ GRAM = Tap(Gram())
 @dataclass(frozen=True)
 @checked
 class SparseGPT:
+    """The method SparseGPT."""
+
     scope: Scope  # within a block of inputs: all its weights ("layer", the paper), or each row apart
     damp: Ridge  # a fraction of mean(diag G); a failed Cholesky takes ten times more and reports it
     width: Count  # inputs in a block, rounded down to whole groups of an n-of-m pattern
 
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
-        """Any layer has inputs."""
+        """Accepts every layer."""
 
     def needs(self, site: Site) -> tuple[Tap[GramState]]:
         return (GRAM,)
 
     def asked(self, site: Site, pattern: Pattern) -> float:
         return pattern.sparsity
+
+    def products(self, site: Site, outputs: int, inputs: int) -> float:
+        """Half a product for the sweep, and a factorisation with a triangular inverse."""
+        return 0.5 + inputs / (3 * outputs)
 
     def factor(self, state: GramState) -> Factor:
         """The inverse factor of the damped Gram, in which an input that was always zero stands alone."""

@@ -1,23 +1,25 @@
-"""What `admm` and `alps` share: the units in which weights are compared, and a step of operator splitting.
+"""Shared parts of `admm` and `alps`: the units in which weights are compared, and a step of operator splitting.
 
-With D diagonal, the loss of W under H = G + damp diag G is that of W D under B = D^-1 H D^-1, and a metric is a choice of D:
+With D diagonal, the loss of W under H = G + damp diag G equals the loss of W D under B = D^-1 H D^-1. A metric is a choice of D:
 
-    norm      D^2 = diag G              (W0 D)^2 is Wanda's score squared: what removing a weight costs while all others are held
-    surgeon   D^2 = 1 / diag(H^-1)      (W0 D)^2 is the optimal brain surgeon's: what it costs when the others make up for it
+    norm      D^2 = diag G              (W0 D)^2 is Wanda's score squared: the loss of removing a weight with all others fixed
+    surgeon   D^2 = 1 / diag(H^-1)      (W0 D)^2 is the optimal brain surgeon's score: the loss if all others compensate for it
 
-From here on W stands for W D. The problem, and its scaled augmented Lagrangian method (Boyd et al., Distributed Optimization by
+From here on W means W D. The problem, and its scaled augmented Lagrangian method (Boyd et al., Distributed Optimization by
 ADMM, 2011, sections 3.1.1 and 9.1) with U the dual variable and V = W + U, is
 
     min tr((W - W0) B (W - W0)')  such that W = Z, and a mask of the pattern allows Z
     Z  = V on `keep`, the mask of the largest |V|, and 0 elsewhere            the projection; V - Z is the next U
     W+ = W0 + (Z - U - W0) K,  K = rho (B + rho I)^-1,  V+ = W+ + U
 
-A step is one product with K, O(O I^2), and a few passes. With `keep` held the problem is convex, and Z goes to the survivors' best
-values. There U = -(Z - W0) B / rho where weights are removed: one comes back if its slope over rho exceeds a survivor's value.
-K is a Cholesky factor and its inverse, together 1.4 products of a square layer. To solve with the factor takes 1.1 to 1.3 products
-each time, with errors as large in float32; an eigendecomposition 6 to 18, and then two for every step.
+A step is one product with K, O(O I^2), and a few passes. With a fixed mask the problem is convex, and Z converges to the
+survivors' best values. There U = -(Z - W0) B / rho on the removed weights: a weight comes back if its slope over rho exceeds the
+value of a survivor. K is computed by a Cholesky factorisation and an inverse, together 1.4 products of a square layer. To solve
+with the factor in each step instead takes 1.1 to 1.3 products per step, with errors of the same size in float32; an
+eigendecomposition takes 6 to 18 products, and then two per step.
 
-An input that was always zero has the least scale that there is: its weights go first, and one that a pattern keeps stays near W0.
+An input that was always zero has the smallest positive scale. Its weights are removed first; one that a pattern keeps stays near
+W0.
 """
 
 from __future__ import annotations
@@ -38,19 +40,23 @@ Penalty = Annotated[float, Range(above=0, cap=10**6, such=1.0)]  # rho
 
 
 class Units(NamedTuple):
+    """The Gram matrix of a layer in the units of a metric, with its ridge and its scale."""
+
     matrix_II: Tensor  # D^-1 G D^-1
     ridge_I: Tensor  # the diagonal of D^-1 diag(G) D^-1: `damp` of it makes B of the matrix
-    scale_I: Tensor  # that of D
-    damp: float  # as much as a Cholesky needed
+    scale_I: Tensor  # the diagonal of D
+    damp: float  # the damping that the Cholesky factorisation needed
 
 
 class Resolvent(NamedTuple):
+    """The matrix K of a step, and the damping that was used."""
+
     matrix_II: Tensor  # K
     damp: float
 
 
 def units(state: GramState, metric: Metric, damp: float) -> Units:
-    """O(I^3), or O(I^2) for `norm`."""
+    """The scaled Gram matrix of a layer, its ridge and its scale, for a metric. O(I^3), or O(I^2) for `norm`."""
     diagonal_I = state.gram_II.diagonal()
     norm_I = diagonal_I.clamp(min=torch.finfo(diagonal_I.dtype).tiny).sqrt()
     matrix_II, ones_I = unit_diagonal(state.gram_II, 0.0).matrix_II, torch.ones_like(norm_I)
@@ -63,7 +69,7 @@ def units(state: GramState, metric: Metric, damp: float) -> Units:
 
 
 def resolvent(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Resolvent:
-    """K, with ten times the damping where its Cholesky fails. O(I^3)."""
+    """K = rho (B + rho I)^-1 and the damping that was used: ten times as much after a failed Cholesky factorisation. O(I^3)."""
     lower_II, used = _factor(matrix_II, ridge_I, damp, rho)
     return Resolvent(torch.cholesky_inverse(lower_II).mul_(rho), used)
 
@@ -78,7 +84,7 @@ def _factor(matrix_II: Tensor, ridge_I: Tensor, damp: float, rho: float) -> Fact
 
 
 def advance(v_PI: Tensor, dense_PI: Tensor, off_PI: Tensor, resolvent_II: Tensor) -> Tensor:
-    """W+. Leaves V+ in `v_PI`. `off_PI` holds ones where weights are removed, else zeros: products are faster than selections."""
+    """The next W. Overwrites `v_PI` with the next V. `off_PI` is 1 where weights are removed, else 0: a product is fast."""
     towards_PI = torch.addcmul(v_PI, v_PI, off_PI, value=-2).sub_(dense_PI)
     weight_PI = torch.addmm(dense_PI, towards_PI, resolvent_II)
     torch.addcmul(weight_PI, v_PI, off_PI, out=v_PI)
@@ -86,6 +92,6 @@ def advance(v_PI: Tensor, dense_PI: Tensor, off_PI: Tensor, resolvent_II: Tensor
 
 
 def rows_together(layer: Layer, pattern: Pattern, scope: Scope) -> int:
-    """Rows are problems of their own, so they go in panels, unless their scores are compared with one another."""
+    """The number of rows to process together: a panel, or all rows if the scope compares scores of different rows."""
     rows, inputs = layer.weight_OI.shape
     return rows if scope == "layer" and pattern.group is None else rows_of_panel(inputs)

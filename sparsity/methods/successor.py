@@ -1,8 +1,8 @@
-"""Methods that begin where another method, their `base`, ends: they exchange survivors for removed weights, row by row.
+"""Base class of methods that improve the mask of another method, their `base`, by swapping weights within rows.
 
-Every row keeps its count, and every group of an n-of-m pattern its own, so what the base was asked for is found. Counts that are
-neither a row's nor the layer's, such as those of SparseGPT's blocks, are not kept. The base may be any method, a `Route` too, and a
-successor may stand in a route.
+A swap keeps the number of survivors in every row, and in every group of an n-of-m pattern, so the sparsity stays that of the
+base. Counts over other sets of weights, such as those of SparseGPT's blocks, may change. The base may be any method, also a
+`Route`, and a successor may be used in a route.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from ..core import Layer, Method, Pattern, Pruned, Site, Stats, Tap, distinct
 
 
 class Successor(ABC):
-    """Write `reads` and `exchange`. Where the base leaves a layer alone, so does its successor."""
+    """A `Method` that begins with the result of `base`. Subclasses write `reads` and `exchange`.
+
+    A layer that the base leaves dense stays dense.
+    """
 
     base: Method
 
     @abstractmethod
     def reads(self, site: Site) -> Collection[Tap[Any]]:
-        """What it must know besides what its base must."""
+        """The statistics that `exchange` reads, besides those of the base."""
 
     @abstractmethod
     def exchange(self, layer: Layer, pattern: Pattern, pruned: Pruned, stats: Stats) -> Pruned:
-        """What becomes of `pruned`, the base's work. Writes into none of its tensors."""
+        """The result after the swaps. `pruned`: the result of the base, whose tensors must not be changed."""
 
     @final
     def check(self, sites: Sequence[Site], pattern: Pattern) -> None:
@@ -54,7 +57,7 @@ class Successor(ABC):
         )
 
 
-def told(swaps_O: Tensor, settled_O: Tensor, before_O: Tensor, after_O: Tensor) -> dict[str, float]:
-    """Facts: swaps a row, the share of rows that would make no more, and what is left of the loss."""
+def swap_facts(swaps_O: Tensor, settled_O: Tensor, before_O: Tensor, after_O: Tensor) -> dict[str, float]:
+    """The facts of a successor: swaps per row, the share of rows that are settled, and the loss after over the loss before."""
     left = after_O.sum() / before_O.sum().clamp(min=torch.finfo(before_O.dtype).tiny)
     return {"swaps": float(swaps_O.mean()), "settled": float(settled_O.mean()), "loss_left": float(left)}

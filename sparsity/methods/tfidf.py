@@ -1,6 +1,6 @@
-"""TF-IDF over neurons: how active a neuron is, and how specific to some documents or topics.
+"""TF-IDF over neurons: how active a neuron is, and how specific to a part of the documents or topics.
 
-M_rj = mean of |a_j| over the tokens of row r.  A row is a calibration sequence, or one of K topics (groupings/topics.py).
+M_rj = mean of |a_j| over the tokens of row r. A row is a calibration sequence, or one of K topics (groupings/topics.py).
 
     TF_j        = mean over rows of M_rj
     R_rj        = M_rj / TF_j           (`normalise`; else R = M).  1 throughout where TF_j = 0
@@ -10,8 +10,8 @@ M_rj = mean of |a_j| over the tokens of row r.  A row is a calibration sequence,
     spikiness_j = max_r M_rj / TF_j,    1 where TF_j = 0
     factor_j    = TF_j^tf_exp * IDF_j^idf_exp * spikiness_j^spike_exp
 
-R makes IDF say what TF does not: scaling a neuron's activations leaves it unchanged. One threshold on M itself counts the rows in
-which a neuron is *large*, so that IDF falls where TF rises and undoes it.
+R does not change when a neuron's activations are scaled, so with it IDF adds information to TF. A threshold on M itself counts the
+rows in which a neuron is *large*; IDF then falls where TF rises, and the two cancel.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from .neurons import Activation
 
 
 class Ranked(NamedTuple):
+    """TF, IDF and the factor of each neuron (J,)."""
+
     tf_J: Tensor
     idf_J: Tensor
     factor_J: Tensor
@@ -40,6 +42,8 @@ class Ranked(NamedTuple):
 @dataclass(frozen=True)
 @checked
 class TfIdf:
+    """The options of TF-IDF over neurons, and the factor of each neuron."""
+
     weight_exp: Exponent  # of the weight's own score
     tf_exp: Exponent
     idf_exp: Exponent
@@ -59,7 +63,7 @@ class TfIdf:
         return Documents() if self.num_topics is None else Topics(self.num_topics, self.window, self.seed)
 
     def rank(self, state: GroupedActivityState, count: int | None = None) -> Ranked:
-        """`count`: only the first so many are neurons; a fused gate_up puts out more than the gate."""
+        """TF, IDF and factor of each neuron (J,). `count`: use only the first `count` columns, as for a fused gate_up."""
         mean_RJ = state.mean_RJ[:, :count]
         tf_J = mean_RJ.mean(0)
         relative_RJ = torch.where(tf_J > 0, mean_RJ / tf_J, 1.0)

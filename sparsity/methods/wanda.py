@@ -1,6 +1,6 @@
 """Wanda (arXiv 2306.11695, eq. 1): score_oi = |W_oi| * sqrt(g_i / N), g_i the sum over N tokens of x_i^2, compared within a row.
 
-It is the loss of removing one weight and changing nothing else, under a square root: L = W_oi^2 g_i.
+Up to the factor N, the score is the square root of the loss of removing this weight alone: L = W_oi^2 g_i.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ INPUT = Tap(SquaredNorm())
 @dataclass(frozen=True)
 @checked
 class Wanda(Criterion):
+    """The criterion Wanda: |W| times the norm of the input."""
+
     scope: Scope
 
     def needs(self, site: Site) -> tuple[Tap[SquaredNormState]]:

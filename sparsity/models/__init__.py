@@ -1,4 +1,4 @@
-"""Where models come from, and how a Hugging Face model becomes blocks and layers: the only room that knows architectures."""
+"""The sources of models, and the view of a Hugging Face model as blocks and layers. Only this room knows architectures."""
 
 from .blocks import Block, Linear
 from .decoder import Call, Decoder

@@ -1,8 +1,8 @@
-"""A model's blocks and the linear layers in them, found by what they are, and where a block's weights rest meanwhile.
+"""A model's blocks and their linear layers, found by type, and the place where a block's weights are stored while it is not used.
 
-*Blocks* are the module list that the model iterates. *Linear layers* are found in them with `isinstance`, so subclasses count;
-GPT-2's Conv1D stores its weight transposed, and `Linear` is the one place that knows. A layer inside a module named *attn* or
-*attention* is attention, every other one is mlp.
+*Blocks* are the module list that the model iterates. *Linear layers* are found in them with `isinstance`, so subclasses count.
+GPT-2's Conv1D stores its weight transposed; only `Linear` deals with that. A layer inside a module whose name contains *attn* or
+*attention* has the role attention, every other layer the role mlp.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer whose weight is seen as (O, I), whatever the storage order."""
+    """A linear layer with its weight as (O, I), in whichever order it is stored."""
 
     module: nn.Module
     transposed: bool
 
     @property
     def weight(self) -> nn.Parameter:
-        """As it is stored."""
+        """The weight as it is stored: (O, I), or (I, O) if `transposed`."""
         assert isinstance(self.module.weight, nn.Parameter)
         return self.module.weight
 
@@ -45,26 +45,29 @@ class Linear:
 
 
 class Home(Protocol):
-    """Where a block's weights rest, if that is not its module."""
+    """The storage of a block's weights outside its module, such as files."""
 
     def lent(self, module: nn.Module) -> AbstractContextManager[None]:
-        """The weights in the module, on the CPU; back at rest afterwards, as they then are if `touched` was said."""
+        """A context in which the module holds its weights, on the CPU. At its end they are stored again if `touched` was called."""
         ...
 
     def touched(self) -> None:
-        """The weights that are lent are no longer those that rest."""
+        """Notes that the weights in the module have changed."""
         ...
 
 
 @dataclass(frozen=True)
 class Block:
-    index: int
+    """A decoder block: its module, its linear layers by site, and the storage of its weights."""
+
+    index: int  # from 0; for the output head, the number of blocks
     name: str  # "model.layers.3"
     module: nn.Module
     linears: Mapping[Site, Linear]
-    home: Home | None = None  # None: its module
+    home: Home | None = None  # None: the module itself holds the weights
 
     def layer(self, site: Site) -> Layer:
+        """The site and its weight. In a streamed model the weight has values only while the block is at hand."""
         return Layer(site, self.linears[site].weight_OI)
 
     def part(self, name: str) -> nn.Module:
@@ -72,7 +75,7 @@ class Block:
         return self.module.get_submodule(name.removeprefix(f"{self.name}."))
 
     def width(self, site: Site, name: str, side: Side) -> int:
-        """How many numbers a token has on one side of a module that `site` taps."""
+        """The number of features that a token has on one side of a module which `site` taps."""
         for other, linear in self.linears.items():
             if other.name == name:
                 return linear.weight_OI.shape[side == "input"]
@@ -81,14 +84,14 @@ class Block:
 
     @torch.no_grad()
     def write(self, site: Site, weight_OI: Tensor) -> None:
-        """Of a block that is at hand."""
+        """Overwrite a layer's weight (O, I). The block must be at hand."""
         self.linears[site].weight_OI.copy_(weight_OI)
         if self.home is not None:
             self.home.touched()
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """The block's weights on `device`, and back where they were afterwards."""
+        """A context in which the block's weights are on `device`. Afterwards they are moved back."""
         with self.at_hand():
             rest = next(self.module.parameters()).device
             self.module.to(device)
@@ -98,14 +101,14 @@ class Block:
                 self.module.to(rest)
 
     def at_hand(self) -> AbstractContextManager[None]:
-        """The block's weights in memory, wherever that is."""
+        """A context in which the block's weights are in memory, on whichever device."""
         return nullcontext() if self.home is None else self.home.lent(self.module)
 
 
 def find_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The outermost module list as long as the configuration says the model is deep.
+    """The name of the outermost module list whose length is the configuration's number of layers, and the list.
 
-    Raises `UserError` with what was found, where that is not exactly one list.
+    Raises `UserError`, listing what was found, unless there is exactly one such list.
     """
     lists = {n: m for n, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m)}
     outermost = {n: m for n, m in lists.items() if not any(n.startswith(f"{other}.") for other in lists)}

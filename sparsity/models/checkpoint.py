@@ -1,8 +1,7 @@
-"""Reading a checkpoint in Hugging Face's layout, from a folder or the hub, and refusing what cannot be pruned here.
+"""Reads a checkpoint in Hugging Face's layout, from a folder or the hub, and refuses models that cannot be pruned here.
 
-The order is the order of cost: configuration, tokenizer, weights. Only safetensors are opened, because unpickling a
-.bin file runs what its author put into it. A weight that the checkpoint lacks is an error, because transformers would
-draw it at random.
+The cheapest part is read first: configuration, tokenizer, weights. Only safetensors are opened, because unpickling a .bin file runs
+code that its author may have put into it. A missing weight is an error, because transformers would draw it at random.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from sparsity.core import UserError
 from sparsity.models.files import Files
-from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, named
+from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, listed
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.packed import load_packed
 from sparsity.models.skeleton import skeleton
@@ -42,11 +41,14 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def configuration(place: str | Path, **options: Any) -> PreTrainedConfig:
-    """The configuration of a causal language model with plain weights. `UserError`: another; `OSError`: not found."""
+    """The configuration of a causal language model with plain weights.
+
+    Raises `UserError` for every other model, and `OSError` if there is no configuration.
+    """
     try:
         with quiet():
             config: PreTrainedConfig = AutoConfig.from_pretrained(place, **options)
-    except (ValueError, KeyError) as err:  # no model_type, an unknown one, or one that comes with its own code
+    except (ValueError, KeyError) as err:  # the model type is missing, unknown, or defined by the model's own code
         raise UserError(
             f"{place}: got a config.json that transformers cannot use ({first_line(err)}); expected a model type "
             f"that it knows; update transformers, or, if you trust code that comes with the model, use model=hub "
@@ -62,12 +64,12 @@ def configuration(place: str | Path, **options: Any) -> PreTrainedConfig:
 
 
 def objection(config: PreTrainedConfig) -> str | None:
-    """Why this is no causal language model with plain weights, in a few words."""
+    """A few words on why this is no causal language model with plain weights; None if it is one."""
     if config.is_encoder_decoder:
         return "an encoder-decoder"
     if config.architectures and not any(name.endswith(CAUSAL) for name in config.architectures):
         return "trained for something else than the next token"
-    # BERT and its kin also have a causal class, which attends in both directions unless `is_decoder` is set.
+    # BERT and similar encoders also have a causal class, which attends in both directions unless `is_decoder` is set.
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         return "an encoder that sees both directions"
     own_code = getattr(config, "auto_map", None) or {}
@@ -81,11 +83,14 @@ def objection(config: PreTrainedConfig) -> str | None:
 def read(
     place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, stream: bool, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Files | None]:
-    """The model, at rest, and its tokenizer. `stream`: the weights of its blocks stay in the files."""
+    """The model, on the CPU and in evaluation mode, its tokenizer, and its files if it is streamed.
+
+    `stream`: the weights of the blocks stay in the files. Raises `UserError` if a part is missing or cannot be used.
+    """
     with quiet():
         tokenizer = _tokenizer(place, **options)
         if stream:
-            options.pop("trust_remote_code", None)  # no such code is run here
+            options.pop("trust_remote_code", None)  # a streamed model never runs such code
             files = _streamed(place, config, dtype, **options)
             return files.model, tokenizer, files
         return _model(place, config, dtype, **options), tokenizer, None
@@ -95,9 +100,9 @@ def _tokenizer(place: str | Path, **options: Any) -> PreTrainedTokenizerBase:
     reason = "it knows no word"
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(place, **options)
-        for said in ("local_files_only", "is_local"):  # how it was read here: no part of an export
+        for said in ("local_files_only", "is_local"):  # arguments of this call, which must not be exported
             tokenizer.init_kwargs.pop(said, None)
-        # Where the files are missing, some classes (GPT2Tokenizer) come up empty instead of raising.
+        # If the files are missing, some classes (GPT2Tokenizer) give an empty tokenizer instead of an error.
         if set(tokenizer("The cat sat.").input_ids) - set(tokenizer.all_special_ids):
             return tokenizer
     except (OSError, ValueError, TypeError, ImportError) as err:
@@ -114,11 +119,11 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
         "dtype": "auto" if dtype is None else dtype,
         "use_safetensors": True,
         "output_loading_info": True,
-        "ignore_mismatched_sizes": True,  # so that they are named below, with the missing ones
+        "ignore_mismatched_sizes": True,  # no error here: `_complete` names them together with the missing ones
     }
     with _explained(place, SINGLE):
         if (packed := Path(place) / PACKED).is_file():
-            cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # the automatic class needs a place to look at
+            cls = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # AutoModelForCausalLM would look for a file of weights
             model, found = cls.from_pretrained(None, state_dict=load_packed(packed), **options)
             _generation(model, place, local_files_only=True)
         else:
@@ -130,17 +135,19 @@ def _model(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | Non
 
 
 def _streamed(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | None, **options: Any) -> Files:
-    """Where the weights of the blocks are, and the model without them."""
+    """The files of the weights, and in them the model without the weights of its blocks."""
     with _explained(place, f"{SINGLE} or shards"):
         paths = list(_safetensors(place, **options))
         model = skeleton(config, dtype or config.dtype or _first_dtype(paths))
         files = Files(model, paths)
     if files.converted or model._get_dtype_plan(model.dtype):
-        what = f"{named(files.converted)} stored otherwise than" if files.converted else "more than one dtype, as"
-        raise UserError(
-            f"{place}: got {what} {type(model).__name__} computes with; expected weights that can be read one by one; leave "
-            f"model.stream=false"
+        cls = type(model).__name__
+        what = (
+            f"{listed(files.converted)}, stored in another form than {cls} computes with"
+            if files.converted
+            else f"{cls}, which computes with more than one dtype"
         )
+        raise UserError(f"{place}: got {what}; expected weights that can be read one by one; leave model.stream=false")
     _complete(place, model, files.missing, files.spare)
     _generation(model, place, **options)
     return files
@@ -148,7 +155,7 @@ def _streamed(place: str | Path, config: PreTrainedConfig, dtype: torch.dtype | 
 
 @contextmanager
 def _explained(place: str | Path, expected: str) -> Iterator[None]:
-    """What can be wrong with files of weights, in words."""
+    """A context that turns errors of weight files into a `UserError`."""
     try:
         yield
     except OSError as err:
@@ -160,7 +167,7 @@ def _explained(place: str | Path, expected: str) -> Iterator[None]:
 
 
 def _safetensors(place: str | Path, **options: Any) -> Iterator[Path]:
-    """The files with the weights: one, or those that the index names. Raises `OSError` where there is neither."""
+    """The files with the weights: one file, or those that the index names. Raises `OSError` if there is neither."""
     if (single := cached_file(place, SINGLE, _raise_exceptions_for_missing_entries=False, **options)) is not None:
         yield Path(single)
         return
@@ -170,7 +177,7 @@ def _safetensors(place: str | Path, **options: Any) -> Iterator[Path]:
 
 
 def _first_dtype(paths: Iterable[Path]) -> torch.dtype:
-    """Of the first tensor with floating point: that of a checkpoint whose configuration says nothing."""
+    """The dtype of the first floating-point tensor, for checkpoints whose configuration gives no dtype."""
     for path in paths:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a mapping)
@@ -181,23 +188,23 @@ def _first_dtype(paths: Iterable[Path]) -> torch.dtype:
 
 
 def _generation(model: PreTrainedModel, place: str | Path, **options: Any) -> None:
-    with suppress(OSError):  # not every checkpoint has one
+    with suppress(OSError):  # not every checkpoint has a generation_config.json
         model.generation_config = GenerationConfig.from_pretrained(place, **options)
 
 
 def _complete(place: str | Path, model: PreTrainedModel, missing: Collection[str], spare: Collection[str]) -> None:
     if missing:
         raise UserError(
-            f"{place}: got a checkpoint without {named(missing)}, or with other shapes; expected every weight of "
-            f"{type(model).__name__}; the rest would be random, so mend the checkpoint or its config.json"
+            f"{place}: got a checkpoint without {listed(missing)}, or with other shapes; expected every weight of "
+            f"{type(model).__name__}; missing weights would be random, so mend the checkpoint or its config.json"
         )
     if spare:
-        log.warning("%s: %s has no place for %s: left out", place, type(model).__name__, named(spare))
+        log.warning("%s: %s has no parameter for %s: ignored", place, type(model).__name__, listed(spare))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Transformers without bars and warnings: what matters in them is raised or logged here, in one line."""
+    """A context without transformers' progress bars and warnings. What matters in them is raised or logged here in one line."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,10 +1,10 @@
-"""A Hugging Face causal language model seen as embedding -> blocks -> head. Architectures are found, not listed.
+"""A Hugging Face causal language model as embedding -> blocks -> head. There is no list of architectures: the parts are found.
 
-What a block is, and what in it is pruned, says `blocks`. Tensors of a block that are no linear layer's weight (experts fused into
-one 3-D tensor, routers, convolutions) are listed in `unpruned`, never skipped in silence.
+`blocks` says what a block is and which layers in it can be pruned. Tensors of a block that are not the weight of a linear layer
+(experts fused into one 3-D tensor, routers, convolutions) are listed in `unpruned`, so they are never skipped silently.
 
-*Calls* are recorded, never rebuilt by hand: the model itself runs with its blocks replaced by pass-throughs, and each block's own
-arguments are kept. Blocks may receive different ones: sliding windows (Gemma 2, Mistral, Qwen) or rotary tables (Gemma 3).
+The arguments of each block (*calls*) are recorded, not rebuilt: the model itself runs with its blocks replaced by pass-throughs.
+Blocks may get different arguments: sliding windows (Gemma 2, Mistral, Qwen) or rotary tables (Gemma 3).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """How the model called a block, without the hidden states."""
+    """The arguments with which the model called a block, without the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -48,13 +48,13 @@ class Call:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden states in a block's return value: a tensor, or a tuple that starts with it."""
+    """The hidden states in a block's return value, which is a tensor or a tuple that starts with one."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
 def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """`fn` of every tensor in nested tuples, lists and dicts; anything else as it is."""
+    """`value` with every tensor in its nested tuples, lists and dicts replaced by `fn` of it."""
     if isinstance(value, Tensor):
         return fn(value)
     if type(value) in (tuple, list):
@@ -65,11 +65,11 @@ def map_tensors(fn: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 
 class _Stop(Exception):
-    """Leaves the model's forward once the last block was reached: nobody needs its logits."""
+    """Ends the model's forward pass early, where its logits are not needed."""
 
 
 class Decoder:
-    """The model, its blocks, and the view of every weight as (O, I). Owns no text and has never heard of pruning."""
+    """The model, its blocks and its layers, whose weights are seen as (O, I). It knows no text and no pruning."""
 
     def __init__(
         self,
@@ -77,7 +77,10 @@ class Decoder:
         tokenizer: PreTrainedTokenizerBase | None = None,
         files: Files | None = None,
     ):
-        """`tokenizer` is for evaluators that read text of their own; `files`: where the blocks' weights are, if not in it."""
+        """`tokenizer`: for evaluators that read their own text. `files`: the storage of the blocks' weights in a streamed model.
+
+        Raises `UserError` if the blocks are not found, or hold no linear layer.
+        """
         self.model, self.tokenizer, self.files = model.eval(), tokenizer, files
         name, modules = find_blocks(model)
         width = model.config.get_text_config(decoder=True).hidden_size
@@ -98,18 +101,19 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
+        """The device of the token embeddings, and of all other weights that are in memory between computations."""
         return self.embedding_VE.device
 
     @property
     def embedding_VE(self) -> Tensor:
-        """The token embeddings, which pruning never touches."""
+        """The token embeddings (V, E). They are never pruned."""
         weight = self.model.get_input_embeddings().weight
         assert isinstance(weight, Tensor)
         return weight.detach()
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """The model on `device`, but for blocks that rest in files, and back where it was afterwards."""
+        """A context in which the model, without blocks stored in files, is on `device`. Afterwards it is moved back."""
         home = self.device
         self._move(device)
         try:
@@ -121,21 +125,21 @@ class Decoder:
         self.model._apply(lambda tensor: tensor if tensor.is_meta else tensor.to(device))
 
     def block(self, index: int) -> Block:
-        """One of the blocks; the output head comes behind the last."""
+        """The block with this index; the index behind the last block is the output head."""
         return self.blocks[index] if index < len(self.blocks) else self.head_block
 
     def layer(self, site: Site) -> Layer:
-        """The weight is there while its block is at hand; its shape always is."""
+        """The site and its weight. The weight has values only while its block is at hand; its shape is always known."""
         return self.block(site.block).layer(site)
 
     def layers(self, sites: Sequence[Site]) -> Iterator[Layer]:
-        """The layers of these sites, which are in the order of the model. Each is at hand until the next is asked for."""
+        """The layers of these sites, which must be in the model's order. Each one has values until the next one is taken."""
         for index, its in groupby(sites, key=lambda site: site.block):
             with self.block(index).at_hand():
                 yield from map(self.block(index).layer, its)
 
     def parameters(self) -> Iterator[dict[str, Tensor]]:
-        """All parameters by name, in the model's order: those of a block together, and at hand until the next are asked for."""
+        """All parameters by name, in the model's order, one dictionary per block. Each has values until the next one is taken."""
         names = [name for name, _ in self.model.named_parameters()]
         blocks = {f"{block.name}.{n}": block.index for block in self.blocks for n, _ in block.module.named_parameters()}
         for index, its in groupby(names, key=blocks.get):
@@ -144,7 +148,7 @@ class Decoder:
 
     @cached_property
     def head_block(self) -> Block:
-        """The output head, as a block of one layer. Raises `UserError` where it shares the embedding's weight."""
+        """The output head as a block of one layer. Raises `UserError` if it is not linear or shares the embedding's weight."""
         head = self.model.get_output_embeddings()
         name = next((name for name, module in self.model.named_modules() if module is head), "the output head")
         if not isinstance(head, nn.Linear):
@@ -152,7 +156,7 @@ class Decoder:
         if head.weight is self.model.get_input_embeddings().weight:
             raise UserError(
                 f"{name} shares its weight with the token embeddings (tie_word_embeddings), so pruning it would prune them: "
-                f"expected a head of its own. Leave scope.lm_head=false for this model"
+                f"expected a head with its own weight. Leave scope.lm_head=false for this model"
             )
         return Block(
             len(self.blocks), name, head, {Site(len(self.blocks), name, "head"): Linear(head, transposed=False)}
@@ -165,11 +169,11 @@ class Decoder:
         return logits
 
     def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The same of each of some batches."""
+        """Next-token logits (B, T, V) of many batches (B, T)."""
         return map(self.logits, batches)
 
     def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The hidden states (B, T, I) behind the last block, of each of some batches: what `head` takes."""
+        """Hidden states (B, T, I) behind the last block, of many batches (B, T). `head` turns them into logits."""
         return map(self._hidden, batches)
 
     @torch.no_grad()
@@ -190,7 +194,7 @@ class Decoder:
         return found[0]
 
     def culprit(self, ids_BT: Tensor) -> str:
-        """The first module whose output on these ids holds a NaN or an infinity, for a message."""
+        """The name of the first module whose output on these ids holds a NaN or an infinity, for a message."""
         found: list[str] = []
 
         def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -210,7 +214,10 @@ class Decoder:
 
     @torch.no_grad()
     def record(self, ids_BT: Tensor) -> tuple[Tensor, list[Call]]:
-        """The hidden states (B, T, I) in front of the first block, and every block's own call. Runs no block."""
+        """The hidden states (B, T, I) in front of the first block, and the call of every block. Runs no block.
+
+        Raises `UserError` if the model does not call each block once, in order.
+        """
         wrap = self._wrap
         hidden: list[Tensor] = []
         calls: list[Call] = []
@@ -234,7 +241,7 @@ class Decoder:
         return hidden[0], calls
 
     def outside(self) -> dict[str, Tensor]:
-        """The parameters outside the blocks, by name, but for token embeddings that the head does not share."""
+        """The parameters outside the blocks, by name, without the token embeddings if the head does not share them."""
         inside = {id(p) for block in self.blocks for p in block.module.parameters()}
         embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
         if head is None or head.weight is not embedding.weight:
@@ -242,9 +249,9 @@ class Decoder:
         return {name: p.detach() for name, p in self.model.named_parameters() if id(p) not in inside}
 
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The model's logits given the hidden states behind its last block: final norm, projections, soft-caps and all.
+        """The logits (B, T, V) of hidden states behind the last block, through final norm, projections and soft-caps.
 
-        `outside`: parameters outside the blocks to use instead of the model's own, on its device. Differentiable.
+        `outside`: parameters to use instead of the model's own outside the blocks, on its device. Differentiable.
         """
         wrap, last, hidden_BTI = self._wrap, len(self.blocks) - 1, hidden_BTI.to(self.device)
 
@@ -257,7 +264,10 @@ class Decoder:
     @cached_property
     @torch.no_grad()
     def _wrap(self) -> Callable[[Tensor], Any]:
-        """Hidden states in the shape of a block's return value, a tensor or a tuple that starts with it: seen on two tokens."""
+        """A function that wraps hidden states as a block returns them (a tensor, or a tuple that starts with one).
+
+        The form is found by running the first block on two tokens.
+        """
         seen: list[Any] = []
 
         def forward(block: Block, hidden_BTI: Tensor, call: Call) -> Any:
@@ -276,7 +286,7 @@ class Decoder:
         forward: Callable[[Block, Tensor, Call], Any],
         outside: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Any:
-        """The model's own forward with `forward` in the place of every block's. None if it was left early."""
+        """The output of the model with `forward` instead of every block's own forward; None if `forward` raised `_Stop`."""
 
         def stand_in(block: Block) -> Callable[..., Any]:
             def call(*args: Any, **kwargs: Any) -> Any:
@@ -297,31 +307,31 @@ class Decoder:
                 block.module.__dict__.pop("forward", None)
 
     def check_finite(self) -> None:
-        """Raise `UserError` naming the first tensor that holds a NaN or an infinity."""
-        for named in self.parameters():
-            for name, parameter in named.items():
+        """Raise `UserError` with the name of the first parameter that holds a NaN or an infinity."""
+        for parameters in self.parameters():
+            for name, parameter in parameters.items():
                 if not parameter.is_meta and not all_finite(parameter):
                     raise UserError(
                         f"{name}: the weights hold NaN or infinity: expected finite numbers. Is the checkpoint damaged?"
                     )
 
     def fingerprint(self) -> str:
-        """sha256 over the configuration and every parameter: what the dense model's results are filed under."""
+        """The sha256 of the configuration and all parameters. Cached results of the dense model have it in their key."""
         config = self.model.config.to_dict()
         for key in (
             "_name_or_path",
             "transformers_version",
-        ):  # where it lay and who saved it do not change what it computes
+        ):  # the place of the files and the version that saved them do not change what the model computes
             config.pop(key, None)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-        told: list[tuple[str, Future[str]]] = []
-        with ThreadPoolExecutor() as pool:  # a digest is taken without the interpreter's lock
-            for named in self.parameters():
-                for name, tensor in named.items():
-                    told.append((f"{name} {tensor.dtype} {tuple(tensor.shape)}", pool.submit(_digest, tensor)))
-                if self.files:  # a block is held in memory until its digests are taken
-                    wait([of_tensor for _, of_tensor in told])
-        for what, of_tensor in told:
+        digests: list[tuple[str, Future[str]]] = []
+        with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+            for parameters in self.parameters():
+                for name, tensor in parameters.items():
+                    digests.append((f"{name} {tensor.dtype} {tuple(tensor.shape)}", pool.submit(_digest, tensor)))
+                if self.files:  # the block must stay in memory until it is hashed
+                    wait([of_tensor for _, of_tensor in digests])
+        for what, of_tensor in digests:
             digest.update(f"{what} {of_tensor.result()}".encode())
         return digest.hexdigest()
 

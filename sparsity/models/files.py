@@ -1,11 +1,12 @@
-"""A model whose blocks rest in files: a block's weights are read when somebody works on it, and written if they have changed.
+"""A streamed model: the weights of its blocks stay in files. A block is read when it is needed, and written if it has changed.
 
-The files are those of a checkpoint in the hub's layout, model.safetensors or the shards that an index names. They are never
-written: a changed block has a file of its own, which appears complete or not at all. What is outside the blocks (embeddings, last
-norm, head) is in memory throughout. Memory: that, and one block.
+The files are those of a checkpoint in the hub's layout: model.safetensors, or the shards that an index names. They are never
+overwritten: a changed block gets its own file, which appears complete or not at all. The parameters outside the blocks (embeddings,
+last norm, head) stay in memory. Memory: these, and one block.
 
-Tensors have the names and dtypes that transformers would give them: it renames some (gamma to weight), and adds or removes the name
-of the base model. What it would compute from others, such as experts stored one by one, is `converted`, and cannot be read.
+Tensors get the names and dtypes that transformers would give them: it renames some (gamma to weight), and adds or removes the name
+of the base model. Tensors that it would compute from several others, such as experts stored one by one, are listed in `converted`
+and cannot be read.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ Place = tuple[Path, str]  # a file, and a tensor's name in it
 
 
 class Files:
-    """Of a model without weights (`skeleton`), whose parameters outside the blocks are read at once."""
+    """The files of a model that has no weights yet (`skeleton`). The parameters outside its blocks are read at once."""
 
     def __init__(self, model: PreTrainedModel, paths: Sequence[Path]):
         self.model = model
-        self.converted: list[str] = []  # what these files hold and only a conversion could read
-        self.spare: set[str] = set()  # and what has no place in the model
+        self.converted: list[str] = []  # tensors in the files that only a conversion could read
+        self.spare: set[str] = set()  # tensors in the files that the model has no parameter for
         self._blank: Mapping[str, Tensor] = model.state_dict()
         self._checkpoint = self._find(paths)
-        self._written: dict[str, Path] = {}  # of the blocks that have changed
+        self._written: dict[str, Path] = {}  # the files of the blocks that have changed
         self._folder: Path | None = None
         self._scratch: TemporaryDirectory[str] | None = None
         blocks, modules = find_blocks(model)
@@ -84,31 +85,34 @@ class Files:
         return found
 
     def _load_outside(self) -> set[str]:
-        """Returns the names of the model's tensors that the checkpoint lacks, or has in other shapes."""
+        """Load the parameters outside the blocks. Returns the names that the checkpoint lacks, or has in other shapes."""
         missing = {name for name in self._blank if name not in self._checkpoint}
         self.model.load_state_dict(
             self._read(name for name in self._outside if name not in missing), strict=False, assign=True
         )
-        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)  # what is tied is missing no longer
+        self.model.tie_weights(missing_keys=missing, recompute_mapping=False)  # removes tied tensors from `missing`
         return missing
 
     def home(self, block: str) -> _Home:
+        """The storage of one block, by its full name."""
         return self._homes[block]
 
     def keep_in(self, folder: Path) -> None:
-        """Write changed blocks there, from now on; otherwise in a temporary folder of this object's."""
+        """Write changed blocks into this folder from now on. Without it they go into a temporary folder."""
         self._folder = folder
 
     def restore(self) -> None:
-        """The model of the checkpoint again."""
+        """Return to the model of the checkpoint: forget changed blocks, and read the parameters outside the blocks again."""
         self._written.clear()
         self._load_outside()
 
     def read_block(self, block: str, names: Collection[str]) -> dict[str, Tensor]:
+        """These tensors of a block as it is now, on the CPU, in the model's dtypes."""
         path = self._written.get(block)
         return self._read(names, None if path is None else {name: (path, self._stored[name]) for name in names})
 
     def write_block(self, block: str, tensors: Mapping[str, Tensor]) -> None:
+        """Store the tensors of a changed block in its own file."""
         if self._folder is None:
             self._scratch = self._scratch or TemporaryDirectory()
             self._folder = Path(self._scratch.name)
@@ -117,7 +121,7 @@ class Files:
         self._written[block] = path.with_suffix(".part").replace(path)
 
     def _read(self, names: Iterable[str], places: Mapping[str, Place] | None = None) -> dict[str, Tensor]:
-        """On the CPU, in the model's dtypes."""
+        """The tensors with these names, on the CPU, in the model's dtypes."""
         by_file: dict[Path, dict[str, str]] = {}
         for name in names:
             path, key = (places or self._checkpoint)[name]
@@ -129,15 +133,15 @@ class Files:
         return tensors
 
     def _save(self, tensors: Mapping[str, Tensor], path: Path) -> None:
-        """Under the names that transformers gives them in a file."""
+        """Write tensors under the names that transformers gives them in a file."""
         stored = {self._stored[name]: tensor.contiguous() for name, tensor in tensors.items()}
         save_file(stored, path, metadata={"format": "pt"})
 
     @torch.no_grad()
     def save(self, folder: Path) -> None:
-        """The model as it is now, as `save_pretrained` would: a shard for the rest, one for each block, and the index.
+        """Write the model as it is now, as `save_pretrained` would: one shard per block, one for the rest, and the index.
 
-        A changed block's file is linked where the file system can, not copied.
+        The file of a changed block is linked, not copied, if the file system can do that.
         """
         state = self.model.state_dict()
         self.model.save_pretrained(folder, state_dict={name: state[name] for name in self._outside})
@@ -152,7 +156,7 @@ class Files:
 
 
 class _Home:
-    """Where one block rests: see `blocks.Home`."""
+    """The storage of one block: see `blocks.Home`."""
 
     def __init__(self, files: Files, block: str, module: nn.Module):
         self._files, self._block = files, block
@@ -165,7 +169,7 @@ class _Home:
 
     @contextmanager
     def lent(self, module: nn.Module) -> Iterator[None]:
-        if not next(module.parameters()).is_meta:  # to somebody who is still at work on it
+        if not next(module.parameters()).is_meta:  # an outer context has already read the weights
             yield
             return
         tensors = self._files.read_block(self._block, self.names)
@@ -182,7 +186,7 @@ class _Home:
 
 
 def _stored(model: PreTrainedModel, name: str, blank_ANY: Tensor) -> str:
-    """The name of a tensor of the model in a file: some are renamed."""
+    """The name that a tensor of the model has in a file; transformers renames some."""
     [stored] = map(str, revert_weight_conversion(model, {name: blank_ANY}))
     return stored
 
@@ -190,12 +194,12 @@ def _stored(model: PreTrainedModel, name: str, blank_ANY: Tensor) -> str:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without links
+    except OSError:  # the target is on another file system, or on one without links
         shutil.copyfile(source, target)
 
 
 def _index(folder: Path, shards: Sequence[str]) -> dict[str, dict[str, int | str]]:
-    """Which shard holds what, by their headers."""
+    """The content of the index: which shard holds which tensor, read from the shards."""
     weight_map: dict[str, int | str] = {}
     size = parameters = 0
     for shard in shards:

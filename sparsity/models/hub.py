@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub, or of its cache on this machine. HF_HOME, HF_TOKEN, HF_HUB_OFFLINE hold."""
+"""A model from the Hugging Face hub, or from its cache on this machine. HF_HOME, HF_TOKEN and HF_HUB_OFFLINE are respected."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from sparsity.ranges import Refused, checked
 @dataclass(frozen=True)
 @checked
 class Hub:
+    """A model source that reads a repository of the hub."""
+
     name: str  # "owner/model", as the hub spells it
-    revision: str | None  # a branch, tag or commit; None: the default branch as it is today
+    revision: str | None  # a branch, tag or commit; None: the default branch at the time of the run
     trust_remote_code: bool
     stream: bool
 
@@ -32,7 +34,7 @@ class Hub:
             raise Refused({"name": self.name}, f"owner/model, as the hub spells it; {first_line(err)}") from err
         if self.stream and self.trust_remote_code:
             raise Refused(
-                {"stream": True, "trust_remote_code": True},
+                {"stream": self.stream, "trust_remote_code": self.trust_remote_code},
                 "one of them: what code that comes with a model computes when it is loaded cannot be known here; leave one false",
             )
         if Path(self.name).exists():  # transformers would read the folder, and the result would name the hub
@@ -51,7 +53,7 @@ class Hub:
 
         self.check()
         try:
-            # Once, for all files: a push between two requests cannot mix two versions.
+            # The commit is looked up once, for all files, so a push between two requests cannot mix two versions.
             commit = resolve_revision(self.name, revision=self.revision).resolved
             config = configuration(self.name, revision=commit, trust_remote_code=self.trust_remote_code)
         except (OSError, errors.RevisionResolutionError) as err:

@@ -15,11 +15,11 @@ CONVERT = (
 )
 
 
-def named(names: Iterable[str], most: int = 4) -> str:
+def listed(names: Iterable[str], most: int = 4) -> str:
     """The first `most` names in alphabetical order, and how many more there are."""
-    listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more
 
 
 def first_line(err: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint folder on this machine, as `save_pretrained` writes it, or packed as `packed=true` does."""
+"""A model from a checkpoint folder on this machine, as `save_pretrained` or `packed=true` writes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from sparsity.core import UserError
-from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, named
+from sparsity.models.layout import CONVERT, INDEX, SINGLE, first_line, listed
 from sparsity.models.packed import FILE as PACKED
 from sparsity.models.source import Loaded
 from sparsity.ranges import Refused, checked
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 @checked
 class Local:
+    """A model source that reads a local folder."""
+
     path: str
     stream: bool
 
@@ -37,16 +39,16 @@ class Local:
             todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"
             raise UserError(f"{self.folder}: got no config.json; expected what `save_pretrained` writes; {todo}")
         if not any(map(self._has, (SINGLE, INDEX, PACKED))):
-            pickled = named(path.name for path in self.folder.glob("*.bin"))
+            pickled = listed(path.name for path in self.folder.glob("*.bin"))
             raise UserError(f"{self.folder}: got {pickled or 'no weights'}; expected {SINGLE}; {CONVERT}")
         if absent := self._absent_shards():
             raise UserError(
-                f"{self.folder}: got {INDEX} but not {named(absent)}; expected every shard; copy or download the rest"
+                f"{self.folder}: got {INDEX} but not {listed(absent)}; expected every shard; copy or download the rest"
             )
         if self.stream and not any(map(self._has, (SINGLE, INDEX))):
             raise UserError(
-                f"{self.folder}: got {PACKED}, which model.stream=true cannot read a block of; expected {SINGLE} or shards; "
-                f"leave it false, or name the folder that save=true wrote beside this one"
+                f"{self.folder}: got {PACKED}, from which model.stream=true cannot read one block; expected {SINGLE} or shards; "
+                f"leave model.stream=false, or name the folder that save=true wrote beside this one"
             )
         self._configuration()
 
@@ -64,7 +66,7 @@ class Local:
         return (self.folder / name).is_file()
 
     def _absent_shards(self) -> set[str]:
-        """Those that the index names and the folder lacks; none where one file holds everything."""
+        """The shards that the index names and the folder lacks; none if one file holds everything."""
         if self._has(SINGLE) or self._has(PACKED):
             return set()
         index = json.loads((self.folder / INDEX).read_text("utf-8"))

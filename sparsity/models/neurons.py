@@ -1,9 +1,9 @@
-"""Which neurons a block's linear layers belong to, read off their shapes and the order in which the block defines them.
+"""The neurons of a block's linear layers, found by the layers' shapes and the order in which the block defines them.
 
-An MLP is the linear layers of one module (or of the block itself, as in OPT). Its *down* projection is the last layer that maps to
-the model's width such that other layers put out as many numbers as it takes in (or twice as many: Phi-3's fused gate_up): those are
-its neurons. In attention, too, the last layer that maps to the width takes in what the others' outputs became
-(Phi-3 defines it first).
+An MLP consists of the linear layers of one module (or of the block itself, as in OPT). Its *down* projection is the last layer
+whose outputs have the model's width and whose number of inputs is the number of outputs of other layers (or half of it: Phi-3's
+fused gate_up). These inputs are the MLP's neurons. In attention, too, the last layer whose outputs have the model's width is the
+output projection (Phi-3 defines it first).
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from ..core import Neurons, Role
 
 
 class Shape(NamedTuple):
+    """The role of a linear layer, and the shape of its weight."""
+
     role: Role
     outputs: int
     inputs: int
 
 
 def find_neurons(block: str, module: nn.Module, shapes: Mapping[str, Shape], width: int) -> dict[str, Neurons]:
-    """The neurons of each layer of a block, by its path in the block. A layer that fits neither picture has none.
+    """The neurons of each layer, by the layer's path in the block. A layer that fits neither an MLP nor attention is left out.
 
-    `block`: the block's full name; `shapes`: the linear layers in the order of definition; `width`: of the hidden states.
+    `block`: the block's full name; `shapes`: its linear layers in the order of definition; `width`: the number of features of the
+    hidden states.
     """
     found: dict[str, Neurons] = {}
     attention = [path for path, shape in shapes.items() if shape.role == "attention"]

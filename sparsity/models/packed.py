@@ -1,9 +1,9 @@
-"""A checkpoint with its zeros left out: a bit for every weight and the non-zeros in row order, and back to the same bits.
+"""The packed format of a checkpoint: one bit for every weight, and the values of the non-zero weights in row order. Lossless.
 
-A tensor `NAME` of E-byte elements is stored as `NAME.keep` (uint8, ceil(numel / 8) bytes, the first weight in the lowest bit) and
-`NAME.values` (the elements whose bits are not all zero; -0.0 is one of them) where that is smaller, else as it is. At a sparsity s
-that takes 1 - s + 1 / (8 E) of the dense bytes: 9/16 in bfloat16 at 50 %. Upstream's compressed formats of this kind are gone; this
-one is for storage and transport. Once loaded, the model is dense.
+A tensor `NAME` with E-byte elements is stored as `NAME.keep` (uint8, ceil(numel / 8) bytes, the first weight in the lowest bit) and
+`NAME.values` (the elements with any bit set, so -0.0 is included), or unchanged if that is smaller. At sparsity s the file has
+1 - s + 1 / (8 E) of the dense size: 9/16 in bfloat16 at 50 %. transformers no longer has a compressed format of this kind. This one
+is for storage and transport; a loaded model is stored densely in memory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,21 @@ from ..core import UserError
 FILE = "model.packed.safetensors"
 FORMAT = "sparsity-lab packed 1"
 KEEP, VALUES = ".keep", ".values"
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # the integers to see an element's bits as
+BITS = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # element size in bytes -> integer type to read its bits
 
 
 def packed_bytes(weight_N: Tensor) -> int:
-    """How many bytes the tensor takes in the file, of any shape."""
+    """The number of bytes that a tensor, of any shape, takes in the file."""
     return min(_dense_bytes(weight_N), _sparse_bytes(weight_N, _kept(weight_N)))
 
 
 def save_packed(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
-    """Write the items of a state dict to the file `path`. Tensors that share memory are the caller's to name once."""
+    """Write the items of a state dict to the file `path`. The caller must pass tensors that share memory only once."""
     parts: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, tensor in tensors:
@@ -46,7 +51,7 @@ def save_packed(tensors: Iterable[tuple[str, Tensor]], path: Path) -> None:
 
 
 def load_packed(path: Path) -> dict[str, Tensor]:
-    """The state dict, bit for bit. Raises `UserError` if the file is no such file."""
+    """The state dict, bit for bit. Raises `UserError` if the file has another format or is damaged."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
@@ -74,7 +79,7 @@ def _sparse_bytes(weight_N: Tensor, keep_N: Tensor) -> int:
 
 
 def _kept(tensor_N: Tensor) -> Tensor:
-    """True where any bit of the element is set, flat."""
+    """The flat mask (N,) of the elements with any bit set."""
     return tensor_N.detach().contiguous().flatten().view(BITS[tensor_N.element_size()]) != 0
 
 

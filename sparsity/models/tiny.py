@@ -1,7 +1,7 @@
-"""A random Llama of a few blocks with a byte tokenizer: the real architecture, in the size of a test, from no file.
+"""A random Llama with a few blocks and a byte tokenizer: the real architecture at the size of a test, without any file.
 
-Every weight is drawn from one generator with variance 1 / fan-in, so the blocks matter beside the residual stream and
-the bits depend on this file and the seed alone. The sizes are multiples of 8: 2:4, 4:8 and their like fit every layer.
+Every weight is drawn from one generator with variance 1 / fan-in. So the blocks are not negligible beside the residual stream, and
+the weights depend only on this file and the seed. The sizes are multiples of 8, so patterns such as 2:4 and 4:8 fit every layer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ CHAT = (
 @dataclass(frozen=True)
 @checked
 class Tiny:
-    stream: ClassVar[bool] = False  # there is no file
+    """A model source that draws a small random Llama."""
+
+    stream: ClassVar[bool] = False  # there is no file to stream from
 
     seed: Seed
     hidden_size: Annotated[int, Range(least=8, multiple=8, cap=2**14, such=64)]
@@ -55,20 +57,20 @@ class Tiny:
             intermediate_size=2 * self.hidden_size,
             num_hidden_layers=self.num_blocks,
             num_attention_heads=4,
-            num_key_value_heads=2,  # k and v are narrower than q, as in most models of today
+            num_key_value_heads=2,  # k and v are narrower than q, as in most current models
             max_position_embeddings=2048,
             tie_word_embeddings=self.tie_word_embeddings,
             bos_token_id=start,
             eos_token_id=stop,
             pad_token_id=stop,
         )
-        with torch.random.fork_rng(devices=[]):  # transformers initialises from the global state
+        with torch.random.fork_rng(devices=[]):  # transformers draws from the global generator, which must not change
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
         generator = torch.Generator().manual_seed(self.seed)
         with torch.no_grad():
             for parameter in model.parameters():  # a tied head appears once
-                if parameter.dim() == 2:  # the norms keep their ones
-                    # Uniform: made of integers alone, so every processor draws the same bits. Its variance is 1/12.
+                if parameter.dim() == 2:  # the weights of norms stay one
+                    # Uniform numbers are made of integers only, so they have the same bits on every processor. Variance 1/12.
                     noise = torch.rand(parameter.shape, generator=generator) - 0.5
                     parameter.copy_(noise * (12 / parameter.shape[1]) ** 0.5)
         return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Text that a model writes itself: all one likes of what it expects to read, where other text is short (arXiv 2305.17888)."""
+"""Calibration text of unlimited length, sampled from the model itself (arXiv 2305.17888)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-AT_ONCE = 16  # sequences, whose keys and values are held
+AT_ONCE = 16  # sequences written together; their keys and values are held in memory
 
 
 @torch.no_grad()
 def written(model: PreTrainedModel, prompts_BP: Tensor, seqlen: int, generator: torch.Generator) -> Tensor:
-    """Sequences (B, T) on the CPU that begin with the prompts; every token after them drawn from the model's distribution.
+    """Sequences (B, T) on the CPU that begin with the prompts (B, P). Each further token is drawn from the model's prediction.
 
-    A token that ends a text is never drawn. `generator`: on the CPU, so that the draws are the same on every device.
+    End-of-text tokens are never drawn. `generator` is on the CPU, so that the draws are the same on every device.
     """
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]

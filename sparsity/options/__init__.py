@@ -1,1 +1,1 @@
-"""What a user may write: the options, their types and ranges, the components that they name, and what is wrong with them."""
+"""The options that a user may set: their types and ranges, the components that they name, and the messages about mistakes."""

@@ -15,8 +15,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from ..allocation import Allocation
-from ..core import Corrector, Evaluator, Method, Pattern, UserError
+from ..core import Corrector, Method, Pattern, UserError
 from ..datasets import TextSource
+from ..evaluator import Evaluator
 from ..models import Itself, ModelSource
 from ..ranges import Refused
 from ..record.groups import COMPONENTS, SHARED

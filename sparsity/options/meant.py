@@ -128,6 +128,8 @@ def is_no_pair(word: Word, command: Command) -> str | None:
         return f"got {key}: expected key=value. Did you mean {' or '.join(homes)}?"
     if key in command.commands:
         return f"got {key} behind other words: expected it as the first one. Write {shlex.join(started())} {key} ..."
+    if close := difflib.get_close_matches(key, command.commands, n=1):
+        return f"got {key}: expected key=value, or a command. Did you mean {close[0]}?"
     return f"got {word.text}: expected key=value, such as method=wanda. If it belongs to the value before it, put both in quotes"
 
 

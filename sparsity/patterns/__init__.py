@@ -1,4 +1,4 @@
-"""Which masks are allowed. A pattern turns scores into the allowed mask with the largest ones."""
+"""The patterns: which masks are allowed. A pattern turns scores into the allowed mask that keeps the largest scores."""
 
 from .n_of_m import NofM
 from .unstructured import Unstructured

@@ -1,4 +1,4 @@
-"""n-of-m: exactly n weights kept of every m consecutive inputs of a row. Papers write 2:4; for other n, some count zeros."""
+"""n-of-m: exactly n of every m consecutive weights of a row are kept. Papers write 2:4; some of them count the zeros instead."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from ..ranges import Count, Refused, checked
 @dataclass(frozen=True)
 @checked
 class NofM:
+    """The pattern that keeps n of every m consecutive weights of a row."""
+
     n: Count  # kept
     m: Count  # of so many consecutive inputs
 
@@ -40,7 +42,7 @@ class NofM:
             )
 
     def keep(self, score_OI: Tensor, scope: Scope) -> Tensor:
-        """Groups lie inside a row, so the scope makes no difference."""
+        """The mask (O, I) of the n largest scores in each group. Groups lie within a row, so the scope makes no difference."""
         score_GM = score_OI.reshape(-1, self.m)
         order_GM = score_GM.argsort(dim=-1, stable=True)  # stable: among equal scores the lower index is removed first
         keep_GM = torch.ones_like(score_GM, dtype=torch.bool).scatter_(1, order_GM[:, : self.m - self.n], False)
@@ -52,5 +54,5 @@ class NofM:
         )
 
     def partly(self, share: float) -> NofM:
-        """Whole weights go: m - floor((m - n) * share) of each m stay."""
+        """The pattern (m - floor((m - n) * share))-of-m: only whole weights can be removed."""
         return NofM(self.m - math.floor((self.m - self.n) * Fraction(str(share))), self.m)

@@ -1,4 +1,4 @@
-"""What a run's folder is: its files, where it happened, what a finished run says, and how that is shown in a terminal.
+"""The folder of a run: its files, its environment, the result of a finished run, and the display of that in a terminal.
 
-Light: a report reads this room alone, and loads neither a model nor torch.
+The report and the cache use this room too, so importing it loads neither transformers nor a model.
 """

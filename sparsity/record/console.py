@@ -1,6 +1,6 @@
 """What a person sees: a bar over the blocks with the layer at work and the time left, then the numbers of the finished run.
 
-Where the output is no terminal (a log file), the bar is a line every half minute instead.
+If the output is not a terminal (a log file), a line every half minute replaces the bar.
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from rich.table import Table
 from rich.text import Text
 
 from ..measures import Measure
-from .groups import PRUNING, named
+from .groups import PRUNING, mentioned
 from .result import Result
 
-if TYPE_CHECKING:  # a report shows tables too, and loads no model
+if TYPE_CHECKING:  # the report imports this module and must not load a model
     from ..core import Site
 
 
 class OfALayer(Protocol):
-    """Whatever tells of one layer."""
+    """A report about one layer."""
 
     @property
-    def site(self) -> Site: ...
+    def site(self) -> Site:
+        """The layer's site."""
+        ...
 
 
 R = TypeVar("R", bound=OfALayer)
@@ -40,16 +42,17 @@ GAP = 2  # between two columns
 
 
 def say(line: str) -> None:
+    """Print a line to the terminal."""
     console.print(line, markup=False)
 
 
 def busy(doing: str) -> AbstractContextManager[Any]:
-    """A spinner for what has no bar of its own."""
+    """A context that shows a spinner, for work that has no progress bar."""
     return console.status(doing)
 
 
 def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iterator[R]:
-    """Passes the reports on while showing where they come from. `before`: sites that were done earlier."""
+    """Yields the reports and shows the progress. `before`: the number of layers that an interrupted run had already done."""
     columns = (
         TextColumn("pruning"),
         BarColumn(),
@@ -74,7 +77,7 @@ def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iter
 
 def table(result: Result, folder: Path) -> None:
     """A finished run: its numbers in lines that fit the terminal, and below them every evaluation."""
-    say("\n" + " · ".join([str(result.model.name), *named(result.choices, *PRUNING)]))
+    say("\n" + " · ".join([str(result.model.name), *mentioned(result.choices, *PRUNING)]))
     lines(_cells(result))
     perplexity, sparsity, layers = result.evaluation.get("perplexity"), result.sparsity, result.layers
     if result.perplexity.dense is not None and perplexity and "windows" in perplexity:

@@ -1,4 +1,4 @@
-"""Where a run happened: versions, hardware, commit, command. What a reader needs to know why two figures differ."""
+"""The environment of a run: versions, hardware, commit, command. It helps to explain why two results differ."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with "+changes" if files differ from it; None outside a checkout."""
+    """The commit of this checkout, with "+changes" if sparsity/ or run.py differ from it; None outside a git checkout."""
     root = Path(__file__).parents[2]
     if not (root / "run.py").is_file():  # installed, perhaps inside a repository that is somebody else's
         return None
@@ -92,15 +92,15 @@ def commit() -> str | None:
 def peak_memory() -> int:
     """Peak resident memory of this process in bytes, since it started."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, where `getrusage` begins with the peak of the process that started this one
+    if status.exists():  # on Linux `getrusage` would include the peak of the parent process
         [line] = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, except on macOS
+    return peak if sys.platform == "darwin" else peak * 1024  # in kilobytes, except on macOS
 
 
 def resident() -> int:
-    """Resident memory of this process in bytes, now."""
+    """Current resident memory of this process in bytes."""
     held: int = psutil.Process().memory_info().rss
     return held
 

@@ -1,7 +1,7 @@
-"""Folders that are expensive to make, made once per user and shared by every process.
+"""Folders that are expensive to build: each is built once per user and shared by all processes.
 
-A folder is built beside its final place and renamed into it, so the final name only ever holds a finished build. Its
-manifest, written last, holds the size and sha256 of each file: a folder that disagrees with it is built again.
+A folder is built under another name and then renamed, so the final name always holds a complete folder. Its manifest, written last,
+holds the size and sha256 of each file; a folder that disagrees with its manifest is built again.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ MANIFEST = "manifest.json"
 
 
 def cache_dir() -> Path:
-    """SPARSITY_CACHE, or the user's cache folder. Not created here."""
+    """The folder that SPARSITY_CACHE names, or sparsity-lab in the user's cache folder. It is not created here."""
     chosen = os.environ.get("SPARSITY_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("sparsity-lab"))
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """What tells that a file is the one that was read: path, size, time of its last change."""
+    """Path, size in bytes and time of the last change (ns) of each file: if one of them differs, the file has changed."""
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a built folder, in a few words; None if every file is what its manifest says."""
+    """A few words on what is wrong with a built folder; None if every file agrees with the manifest."""
     try:
         files: dict[str, dict[str, str | int]] = json.loads((folder / MANIFEST).read_text("utf-8"))
     except (OSError, ValueError):
@@ -52,7 +53,7 @@ def damage(folder: Path) -> str | None:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != wanted["bytes"]:  # before the hash: a cut file need not be read
+        if path.stat().st_size != wanted["bytes"]:  # checked before the hash, so that a truncated file is not read
             return f"{name} has {path.stat().st_size} bytes, not {wanted['bytes']}"
         if sha256_of(path) != wanted["sha256"]:
             return f"{name} has changed"
@@ -60,8 +61,11 @@ def damage(folder: Path) -> str | None:
 
 
 def built(folder: Path, build: Callable[[Path], None]) -> Path:
-    """`folder`, after `build` has filled it, in this process or an earlier one. `build` is given an empty folder."""
-    if damage(folder) is None:  # without the lock: a cache that this user may only read will do
+    """`folder`, which `build` has filled, now or in an earlier run. `build` gets an empty folder to write into.
+
+    Raises `UserError` if the folder cannot be written.
+    """
+    if damage(folder) is None:  # checked without the lock, so that a read-only cache can be used
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +79,12 @@ def built(folder: Path, build: Callable[[Path], None]) -> Path:
 
 
 def _build(folder: Path, build: Callable[[Path], None]) -> None:
-    """Under the lock."""
+    """Build the folder. The caller must hold its lock."""
     if (found := damage(folder)) is None:  # another process built it while this one waited
         return
     if folder.exists():
         log.warning("%s is damaged (%s): building it again", folder, found)
-    for left in folder.parent.glob(f"{folder.name}.part-*"):  # of a process that was killed: we hold the lock
+    for left in folder.parent.glob(f"{folder.name}.part-*"):  # left by a killed process; no other can build now
         shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
     try:
@@ -91,7 +95,7 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
             for path in files
         }
         (part / MANIFEST).write_text(json.dumps(listed, indent=1) + "\n", "utf-8")
-        for path in (part, *part.rglob("*")):  # mkdtemp and safetensors shut out the other users of a shared cache
+        for path in (part, *part.rglob("*")):  # mkdtemp and safetensors deny access to other users of a shared cache
             path.chmod(0o755 if path.is_dir() else 0o644)
         if folder.exists():
             shutil.rmtree(folder)
@@ -102,7 +106,10 @@ def _build(folder: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def held(path: Path, doing: str) -> Iterator[None]:
-    """A lock between processes, with a line in the log if another one has it. The system frees it when its holder dies."""
+    """A context that holds a lock between processes; logs a line if it has to wait. The system frees the lock of a dead process.
+
+    `doing`: the holder's work, for that line.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)

@@ -21,7 +21,7 @@ from .older import SCHEMA, upgraded
 from .store import RESULT, read_result
 
 if TYPE_CHECKING:  # a report reads results, and loads no torch
-    from ..core import Measured
+    from ..evaluator import Measured
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -213,8 +213,8 @@ class Result(Part):
         """The measures, and those that follow from others: the rise of the perplexity, and the seconds of all stages."""
         dense, pruned = self.perplexity.dense, self.perplexity.pruned
         derived = []
-        if dense and pruned is not None:
-            derived.append(Measure("rise", pruned / dense - 1, "change", "smaller", "rise", 1))
+        if dense and pruned is not None and is_number(rise := pruned / dense - 1):
+            derived.append(Measure("rise", rise, "change", "smaller", "rise", 1))
         if self.seconds:
             derived.append(Measure("seconds.total", self.total_seconds, "s", "smaller", "time", 0))
         return (*self.measures, *derived)

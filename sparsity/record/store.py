@@ -1,5 +1,6 @@
-"""A run's folder: the only code that writes a run's files. A file is written under another name and renamed when it is complete,
-and `result.json` comes last: it exists <=> the run finished.
+"""Writes the files of a run's folder; no other code does. A file is written under another name and renamed when it is complete.
+
+`result.json` is written last: it exists if and only if the run has finished.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ from ..user_error import UserError
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
-ENVIRONMENT = "environment.json"  # marks a folder as a run's
+ENVIRONMENT = "environment.json"  # marks a folder as the folder of a run
 JOURNAL = "journal"
 FOLDERS = ("model", "packed", JOURNAL)
-LOCK = ".lock"  # held by the process that writes the run
+LOCK = ".lock"  # held by the process that writes into the folder
 
 
 class RunStore:
+    """The folder of one run."""
+
     def __init__(self, folder: Path):
         self.folder = folder
 
     def check_writable(self) -> None:
-        """Raise `UserError` now if the folder cannot be written, rather than after hours, or holds something else than a run."""
+        """Raise `UserError` if the folder cannot be written, or holds something else than a run. Called before any work."""
         if self.folder.is_dir():
             names = {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
             if names and not names & {ENVIRONMENT, RESULT}:
@@ -53,7 +56,7 @@ class RunStore:
             ) from error
 
     def check_space(self, needed: int) -> None:
-        """Raise `UserError` if a checkpoint of so many bytes does not fit."""
+        """Raise `UserError` if the disk has no room for a checkpoint of `needed` bytes."""
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -63,7 +66,10 @@ class RunStore:
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
-        """Whether no other process writes this run. The system frees the lock of a process that died."""
+        """A context that holds the run's lock; it gives False if another process has it.
+
+        The operating system frees the lock of a dead process.
+        """
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
@@ -78,12 +84,12 @@ class RunStore:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The finished run's result; None while unfinished."""
+        """The content of result.json; None if the run has not finished."""
         return read_result(self.folder / RESULT)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A path to write a file or a folder to, renamed to `name` if nothing raises, removed if something does."""
+        """A context with a temporary path for a file or folder. It is renamed to `name` at the end, and removed after an error."""
         path = self.folder / f".{name}.{uuid.uuid4().hex[:8]}"
         try:
             yield path
@@ -99,7 +105,7 @@ class RunStore:
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty folder, removed at the end."""
+        """A context with an empty folder, which is removed at the end."""
         path = self.folder / f".scratch.{uuid.uuid4().hex[:8]}"
         path.mkdir(parents=True)
         try:
@@ -108,19 +114,22 @@ class RunStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def text(self, name: str, content: str) -> None:
+        """Write a text file."""
         with self.writing(name) as path:
             path.write_text(content, encoding="utf-8")
 
     def json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a JSON file. Raises `ValueError` if a number is NaN or infinite."""
         self.text(name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
     def csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a CSV file, with the columns of all rows."""
         self.text(name, csv_text(rows))
 
     def unfinish(self) -> None:
-        """Withdraw an earlier result, so that the folder is unfinished while the run is repeated, and all that came with it."""
+        """Delete the result and the other files of an earlier run, so that the folder counts as unfinished during a new run."""
         (self.folder / RESULT).unlink(missing_ok=True)
-        if (self.folder / ENVIRONMENT).exists():  # a run's folder: what its last run wrote and this one may not
+        if (self.folder / ENVIRONMENT).exists():  # the new run may not write all of these again
             for name in FOLDERS:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             self.tidy()
@@ -128,7 +137,7 @@ class RunStore:
                 table.unlink()
 
     def tidy(self) -> None:
-        """Delete what a process that was killed had half written."""
+        """Delete incomplete files of a killed process."""
         for left in self.folder.glob(".*.????????"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -136,13 +145,13 @@ class RunStore:
                 left.unlink()
 
     def drop_if_empty(self) -> None:
-        """Hydra makes the folder before it is known whether there is anything to put in it."""
+        """Delete the folder if it is empty: Hydra makes it before the run knows whether it will write anything."""
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows under the union of their columns, in order of appearance."""
+    """The rows as CSV. The columns are those of all rows, in the order of their first occurrence."""
     columns = dict.fromkeys(column for row in rows for column in row)
     content = io.StringIO()
     writer = csv.DictWriter(content, columns, lineterminator="\n")
@@ -152,6 +161,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if there is none. Raises `UserError` if it cannot be read."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -164,12 +174,12 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 def find_finished(root: Path, key: str) -> Path | None:
-    """The folder of a finished run with this key, in `root` itself or at most two folders below (a sweep's points)."""
+    """The folder of a finished run with this key: `root`, or a folder at most two levels below it (a point of a sweep)."""
     return next(_with_key(root, RESULT, key), None)
 
 
 def find_interrupted(root: Path, key: str) -> Iterator[Path]:
-    """The folders of unfinished runs with this key that have a journal."""
+    """The folders of unfinished runs with this key that can be resumed, as they have a journal."""
     for folder in _with_key(root, ENVIRONMENT, key):
         if not (folder / RESULT).exists() and (folder / JOURNAL).is_dir():
             yield folder

@@ -1,4 +1,4 @@
-"""Recoveries: what becomes of all survivors of a model together, once every block is pruned."""
+"""The recoveries: they tune all survivors of the model together, after every block was pruned."""
 
 from .base import Recovered, Recovery, Taught
 from .distillation import Distillation

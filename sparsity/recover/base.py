@@ -32,6 +32,20 @@ class Recovery(Protocol):
         """False: neither of the two below is called."""
         ...
 
+    @property
+    def recompute(self) -> bool:
+        """Whether activations are computed again where their gradient is needed, instead of kept."""
+        ...
+
+    @property
+    def positions(self) -> int:
+        """The tokens of each sequence in a batch whose logits it holds at once."""
+        ...
+
+    def passes(self, batches: int) -> int:
+        """The largest number of forward passes of a batch; a backward pass counts as two. 0 if it tunes nothing."""
+        ...
+
     def check(self, sequences: int, batch_size: int) -> None:
         """Raise `UserError` if so much calibration text, in such batches, is not enough."""
         ...

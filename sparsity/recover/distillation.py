@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,13 +26,17 @@ from torch.utils.checkpoint import checkpoint
 from ..core import Site
 from ..models import Decoder
 from ..notes import NO_NOTES, Notes
-from ..predictions import divergence, slope
+from ..predictions import POSITIONS, divergence, slope
 from ..tuning import Tuning
 from .base import Recovered, Taught
 
 
 @dataclass(frozen=True)
 class Distillation(Tuning):
+    """The recovery by distillation from the dense model's predictions."""
+
+    positions: ClassVar[int] = POSITIONS
+
     recompute: bool  # activations are computed again where their gradient is needed, instead of kept
 
     @property

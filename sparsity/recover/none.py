@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,9 +16,15 @@ from .base import Recovered, Taught
 
 @dataclass(frozen=True)
 class NoRecovery:
+    recompute: ClassVar[bool] = False
+    positions: ClassVar[int] = 0
+
     @property
     def reads_text(self) -> bool:
         return False
+
+    def passes(self, batches: int) -> int:
+        return 0
 
     def check(self, sequences: int, batch_size: int) -> None:
         """It reads no text."""

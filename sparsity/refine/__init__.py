@@ -1,4 +1,4 @@
-"""Refinements: what becomes of a block's survivors together, after each layer was corrected for itself."""
+"""The refinements: they tune all survivors of a block together, after each of its layers was corrected alone."""
 
 from .base import Refinement
 from .block import BlockTuning

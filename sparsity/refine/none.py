@@ -1,4 +1,4 @@
-"""No refinement: a block is what its layers' methods and correctors made of it."""
+"""No refinement: a block keeps the weights from its layers' methods and correctors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from ..stream import Passage
 
 @dataclass(frozen=True)
 class NoRefinement:
+    """The refinement that changes nothing."""
+
     @property
     def target(self) -> None:
         return None
 
+    def passes(self, batches: int) -> int:
+        return 0
+
     def check(self, sequences: int, batch_size: int) -> None:
-        """It reads no text."""
+        """Accepts every text: none is read."""
 
     def refine(self, block: Block, passage: Passage, keeps: Mapping[Site, Tensor]) -> Mapping[str, float]:
         return {}

@@ -1,1 +1,1 @@
-"""The comparison of finished runs: python -m sparsity.report outputs/<name>."""
+"""The report: a page, a Markdown table and a CSV that compare finished runs (python -m sparsity.report outputs/<name>)."""

@@ -1,4 +1,4 @@
-"""From folders to a page, a Markdown table and a CSV, and what the terminal shows of them."""
+"""The command of the report: reads folders, writes a page, a Markdown table and a CSV, and prints a summary."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ NAMES = ("report.html", "report.md", "report.csv")
 
 
 def build(folders: Sequence[Path], into: Path, command: str = "python -m sparsity.report") -> list[Group]:
-    """Write the three files into a folder. Raises `UserError` if there is no finished run, or the folder cannot be written."""
+    """Write the three files into a folder and return the groups of runs. `command`: the command line, shown on the page.
+
+    Raises `UserError` if there is no finished run, or the folder cannot be written.
+    """
     runs, problems = read(folders)
     if not runs:
-        named = ", ".join(map(str, folders))
+        places = ", ".join(map(str, folders))
         seen = "".join(f"\n{problem.where}: {problem.what}" for problem in problems)
         raise UserError(
-            f"no result.json below {named}: expected a folder of finished runs, such as outputs/<name>{seen}"
+            f"no result.json below {places}: expected a folder of finished runs, such as outputs/<name>{seen}"
         )
     groups = gather(runs)
     contents = (page(groups, problems, command), markdown(groups, problems), table_csv(groups))
-    store = RunStore(into)  # renames a file when it is complete
+    store = RunStore(into)  # writes under another name, and renames a complete file
     try:
         into.mkdir(parents=True, exist_ok=True)
         for name, content in zip(NAMES, contents, strict=True):
@@ -47,7 +50,7 @@ def build(folders: Sequence[Path], into: Path, command: str = "python -m sparsit
 
 
 def show(groups: Sequence[Group]) -> None:
-    """The compositions on the terminal, the best first."""
+    """Print a table of the compositions, the lowest perplexity first."""
     for group in groups:
         title = f"Protocol {group.name}" if len(groups) > 1 else None
         view = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
@@ -57,7 +60,7 @@ def show(groups: Sequence[Group]) -> None:
         view.add_column("composition", overflow="fold")
         for summary in seeds.summarise(group):
             deviation = "" if summary.deviation is None else f"{summary.deviation:.2f}"
-            # Text: a name in brackets is no markup
+            # `Text`, so that a name in brackets is not read as markup
             view.add_row(f"{summary.mean:.2f}", deviation, ", ".join(summary.values), Text(summary.composition.label))
         console.print(view)
 

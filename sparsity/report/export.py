@@ -1,7 +1,7 @@
-"""The runs as Markdown, for a study's README, and as CSV, for everything else.
+"""The runs as a Markdown table, for the README of a study, and as a CSV file, for everything else.
 
-In Markdown the runs that differ in nothing but their seed make one row: the mean, the sample standard deviation and the single
-perplexities. Columns that are the same or empty in every row are left out. The CSV has a row for each run and leaves nothing out.
+In Markdown, runs that differ only in their seed make one row: the mean, the sample standard deviation and the perplexity of each
+run. Columns with the same value in every row, or none, are left out. The CSV has one row per run and all columns.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .options import heading
 from .protocol import varying
 from .read import Problem, number
 
-CONSTANT_TOO = ("", "perplexity")  # columns that a table has even if they are the same in every row
+CONSTANT_TOO = ("", "perplexity")  # columns that are never left out
 IN_MARKDOWN = {"layers.error_before_mean": "error before", "layers.relative_error_mean": "relative error"}
 CORRECTORS = ("layers.corrector_applied", "layers.corrector_clamped")  # facts of correctors that a table has
 # Of these the median is shown: one run that had to wait says nothing of the others.
@@ -27,7 +27,7 @@ SECONDS = {"seconds.calibrate": "calibrate, s", "seconds.prune": "prune, s"}
 
 
 def spread(values: Sequence[float]) -> str:
-    """ "71.01 ± 0.24 (70.94, 70.82, 71.28)": mean, sample standard deviation, single values."""
+    """The mean, the sample standard deviation and the values: "71.01 ± 0.24 (70.94, 70.82, 71.28)". Equal values: the mean."""
     mean = statistics.mean(values)
     if len({round(value, 6) for value in values}) == 1:
         return f"{mean:.2f}"
@@ -35,7 +35,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def markdown(groups: Sequence[Group], problems: Sequence[Problem]) -> str:
-    """A table for each protocol, below it the layers' errors where they are known; then what could not be read."""
+    """A table for each protocol, with the layers' errors below it if they are known, and at the end the problems in reading."""
     differ = varying(group.conditions for group in groups)
     parts = []
     for group in groups:
@@ -45,20 +45,22 @@ def markdown(groups: Sequence[Group], problems: Sequence[Problem]) -> str:
         parts.append(table([_row(group, composition) for composition in group.compositions]))
         layers = [cells for composition in group.compositions if len(cells := _layer_row(group, composition)) > 1]
         if layers:
-            parts.append("Mean relative error of the layers by their last name:")
+            parts.append("Mean relative error of the layers, by the last part of their name:")
             parts.append(table(layers))
         if group.usual:
-            parts.append(f"Where nothing else is said: `{_usual(group)}`.")
+            parts.append(f"Unless a row says otherwise: `{_usual(group)}`.")
         repeats = sum(composition.repeats for composition in group.compositions)
         if repeats:
-            runs = "run of the same seed and options does" if repeats == 1 else "runs of the same seed and options do"
-            parts.append(f"{repeats} earlier {runs} not count.")
+            runs = (
+                "run with the same seed and options is" if repeats == 1 else "runs with the same seed and options are"
+            )
+            parts.append(f"{repeats} earlier {runs} not counted.")
     parts += [f"- {problem.where}: {problem.what}" for problem in problems]
     return "\n\n".join(parts) + "\n"
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table. A row may lack cells."""
+    """A Markdown table with the columns of all rows. A row may lack some of them."""
     names = dict.fromkeys(name for cells in rows for name in cells)
     columns = [name for name in names if name in CONSTANT_TOO or len({cells.get(name) for cells in rows}) > 1]
     lines = [columns, ["---"] * len(columns), *([cells.get(name, "") for name in columns] for cells in rows)]
@@ -106,14 +108,14 @@ def _known(runs: Sequence[Mapping[str, float]], key: str) -> list[float]:
 
 
 def table_csv(groups: Sequence[Group]) -> str:
-    """One row for each run: protocol, every option that differs somewhere, every number, folder and command."""
+    """A CSV with one row per run: protocol, every option that differs somewhere, every number, folder and command."""
     runs = [run for group in groups for run in group.runs]
-    told = options.tables(runs)
-    names = options.differing(runs, told)  # between all of them: a group alone may have but one method
+    tables = options.tables(runs)
+    names = options.differing(runs, tables)  # between all of them: a group alone may have but one method
     keys = dict.fromkeys(measure.name for group in groups for measure in group.measures)
     places = [(group, i) for group in groups for i in range(len(group.runs))]
     rows = []
-    for (group, i), run, own in zip(places, runs, told, strict=True):
+    for (group, i), run, own in zip(places, runs, tables, strict=True):
         row: dict[str, Any] = {"run": run.where, "time": run.time, "protocol": group.name, **group.conditions}
         row |= {heading(name): own.get(name) for name in names}
         row |= {key: group.numbers[i].get(key) for key in keys}

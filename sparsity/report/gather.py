@@ -1,6 +1,6 @@
-"""The runs of one protocol, and what they have in common: the options that tell them apart, their numbers, and their compositions.
+"""The runs grouped by protocol: for each group the options that differ, the numbers and the compositions.
 
-A composition is a set of runs that differ in nothing but their seed. A seed that was run twice counts once, by its latest run.
+A composition is a set of runs that differ only in their seed. If a seed was run twice, only the latest run counts.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from .read import Run
 
 @dataclass(frozen=True)
 class Composition:
+    """Runs that differ only in their seed."""
+
     label: str
-    words: str  # as one would type it
-    options: Options  # that distinguish it, without the seed
-    seeds: Mapping[str, int]  # seed -> the run's index in its group, in the order of the seeds
-    repeats: int  # earlier runs of the same seeds, which do not count
+    words: str  # its options as they are typed on the command line
+    options: Options  # the options in which it differs from others, without the seed
+    seeds: Mapping[str, int]  # seed -> the index of its latest run in the group, in the order of the seeds
+    repeats: int  # number of earlier runs with the same seeds, which are not counted
 
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one protocol. Lists are parallel to `runs`."""
+    """The runs of one protocol. Lists have one entry per run, in the order of `runs`."""
 
     name: str
     conditions: dict[str, str]
-    members: list[int]  # the runs' indices in the whole report
+    members: list[int]  # the index of each run in the whole report
     runs: list[Run]
     options: list[Options]
-    names: list[str]  # of the options that differ
+    names: list[str]  # the names of the options that differ
     usual: Options
     labels: list[str]
     numbers: list[dict[str, float]]
@@ -49,7 +51,7 @@ class Group:
 
 
 def gather(runs: Sequence[Run]) -> list[Group]:
-    """The protocols found among the runs, the one with most runs first."""
+    """The groups of the runs, one per protocol, the one with the most runs first."""
     return [
         _group(_letter(i), conditions, members, [runs[member] for member in members])
         for i, (conditions, members) in enumerate(protocol.groups(runs))
@@ -75,7 +77,7 @@ def _compositions(rows: Sequence[Options], names: Sequence[str], usual: Options)
         found.setdefault(tuple(row.get(name) for name in plain), []).append(i)
     compositions = []
     for members in found.values():
-        # runs are in the order of time, so the latest of a seed remains
+        # The runs are in the order of time, so the latest run of a seed remains.
         seeds = {", ".join(rows[i][name] for name in seeded if name in rows[i]): i for i in members}
         row = {name: rows[members[0]][name] for name in plain if name in rows[members[0]]}
         compositions.append(
@@ -91,7 +93,7 @@ def _compositions(rows: Sequence[Options], names: Sequence[str], usual: Options)
 
 
 def _distinct(labels: Sequence[str], runs: Sequence[Run]) -> list[str]:
-    """Labels made different by the time of the run where they are not, and by its folder where that is no help."""
+    """The labels made unique: equal ones get the time of the run, or its folder if the times are equal too."""
     times = [run.time[:16].replace("T", " ") for run in runs]
     for additions in (times, [run.where for run in runs]):
         counts = Counter(labels)

@@ -1,8 +1,8 @@
-"""What distinguishes runs: the options that differ between their configurations, found, each said once.
+"""The options in which runs differ, found by comparing their configurations.
 
-An option is left out if it cannot change a result (where files go, who watches), if the run does not read it (`tfidf` of a method
-without one), if it follows from the option of its group (`method.scope` from `method=wanda`, unless it was given by itself), or if
-it is a copy of another (`tfidf.seed` of `seed`). Whatever belongs to the protocol is not an option: see protocol.py.
+An option is left out if it cannot change a result (output folders, trackers), if the run does not use it (`tfidf` with a method
+that has none), if it follows from the option of its group (`method.scope` from `method=wanda`, unless it was typed itself), or if
+it is a copy of another option (`tfidf.seed` of `seed`). Options of the protocol are left out too: see protocol.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 from ..record.groups import PRUNING, SHARED
 from .read import Run
 
-# Options without influence on a result, and those that protocol.py answers for.
+# Options that do not change a result, and those that belong to the protocol (protocol.py).
 APART = {
     "name", "plan", "rerun", "save", "packed", "allow", "tracker", "layer_error", "journal", "cache", "objective",
     "model", "reference", "dtype", "device", "evaluation", "dataset.evaluation",
 }  # fmt: skip
-# What is typed as `sparsity` and `seed` is read as these; a pattern such as 2of4 reads no `sparsity`.
+# The options that take the values of `sparsity` and `seed`; a pattern such as 2of4 does not use `sparsity`.
 TYPED = {"pattern.sparsity": "sparsity", "calibration.seed": "seed"}
 ORDER = (
     "checkpoint",
@@ -35,21 +35,23 @@ ORDER = (
     "dataset",
     "calibration",
 )
-GROUPS = {"checkpoint", "tfidf", "dataset", *PRUNING}  # whose options speak for themselves
+GROUPS = {"checkpoint", "tfidf", "dataset", *PRUNING}  # groups whose options are shown without the group's name
 
 Options = dict[str, str]
 
 
 def heading(name: str) -> str:
+    """The name under which an option is shown: that which users type."""
     return TYPED.get(name, name)
 
 
 def is_seed(name: str) -> bool:
+    """True if an option is a seed."""
     return name.rpartition(".")[2] == "seed"
 
 
 def options(run: Run) -> Options:
-    """All that a run was told and reads, as text, by its dotted name. A group's name stands for the option chosen for it."""
+    """All options that a run uses, as text, by their dotted names. The name of a group maps to the option chosen for it."""
     flat = dict(flatten(run.config) if run.config else _typed(run))
     for read, typed in TYPED.items():
         owner = run.config.get(read.partition(".")[0])
@@ -62,7 +64,7 @@ def options(run: Run) -> Options:
     chosen = choices(run)
     for group in SHARED:
         copies = [name for name in flat if f".{group}." in name]
-        for name in copies:  # of the group's own values, which interpolation put there
+        for name in copies:  # drop copies of the group's own values, which come from interpolation
             if flat[name] == flat.get(name[name.index(f".{group}.") + 1 :]):
                 del flat[name]
         if run.config and not copies:
@@ -75,7 +77,7 @@ def options(run: Run) -> Options:
 
 
 def tables(runs: Sequence[Run]) -> list[Options]:
-    """Every run's options. A group whose choice one run recorded and another did not is the same choice where it holds the same."""
+    """The options of each run. If an older run did not record a group's choice, it is taken from a run with equal values."""
     rows = [options(run) for run in runs]
     for group in SHARED:
         values = [{name: value for name, value in row.items() if name.startswith(f"{group}.")} for row in rows]
@@ -84,7 +86,7 @@ def tables(runs: Sequence[Run]) -> list[Options]:
             if held and group not in row:
                 row.update((group, option) for other, option in known if other == held)
     nested = {name for run in runs for name in choices(run) if "." in name}
-    for name in nested:  # the route that its method comes with is not worth saying
+    for name in nested:  # a route that follows from the method is not shown
         untyped = [row for run, row in zip(runs, rows, strict=True) if name in row and name not in given(run)]
         if _follows(name, [name.partition(".")[0]], untyped):
             for row in untyped:
@@ -93,7 +95,7 @@ def tables(runs: Sequence[Run]) -> list[Options]:
 
 
 def given(run: Run) -> set[str]:
-    """The options that the command line named."""
+    """The names of the options that were typed on the command line."""
     return {_place(word.partition("=")[0]) for word in run.overrides}
 
 
@@ -108,23 +110,23 @@ def choices(run: Run) -> dict[str, str]:
 
 
 def flatten(node: Any, path: str = "") -> Iterable[tuple[str, str]]:
-    """Dotted names and values as text. A list is one value."""
+    """The dotted name and the value, as text, of each entry. A list is one value."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from flatten(value, f"{path}.{key}" if path else str(key))
     else:
-        yield path, text(node)
+        yield path, as_typed(node)
 
 
-def text(value: Any) -> str:
-    """A value as one would type it."""
+def as_typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(text, value))}]" if isinstance(value, list) else str(value)
+    return f"[{','.join(map(as_typed, value))}]" if isinstance(value, list) else str(value)
 
 
 def differing(runs: Sequence[Run], rows: Sequence[Options]) -> list[str]:
-    """The names of the options that tell these runs apart, the method first and the seed last. `rows`: their `tables`."""
+    """The names of the options in which these runs differ, the method first and the seed last. `rows`: their `tables`."""
     typed = set[str]().union(*map(given, runs))
     groups = {group for run in runs for group in choices(run)}
     kept: list[str] = []
@@ -140,19 +142,19 @@ def differing(runs: Sequence[Run], rows: Sequence[Options]) -> list[str]:
 
 
 def usual(rows: Sequence[Options], names: Sequence[str]) -> Options:
-    """Values that more than half of the runs have: said once, and left out of labels. Never a group's, sparsity or seed."""
+    """The values that more than half of the runs have. They are shown once, not in labels. No groups, sparsity or seeds."""
     found = {}
     for name in names:
         values = [row[name] for row in rows if name in row]
         value, count = Counter(values).most_common(1)[0]
-        varies = len(set(values)) > 1  # otherwise being set at all is what distinguishes
+        varies = len(set(values)) > 1  # otherwise runs differ in whether they have the option at all
         if varies and name not in GROUPS and name not in TYPED and not is_seed(name) and 2 * count > len(values):
             found[name] = value
     return found
 
 
 def label(options: Options, names: Sequence[str], usual: Options) -> str:
-    """How a person tells a run from the others: "hybrid · optimal · sparsity 0.6"."""
+    """The label of a run: the options in which it differs from the others, as in "hybrid · optimal · sparsity 0.6"."""
     said = {
         name: short for name, short in shortened(names).items() if options.get(name, usual.get(name)) != usual.get(name)
     }
@@ -160,25 +162,25 @@ def label(options: Options, names: Sequence[str], usual: Options) -> str:
 
 
 def shortened(names: Sequence[str]) -> dict[str, str]:
-    """The last part of each name, where no other name ends in it."""
+    """The last part of each name, or the whole name if another name has the same last part."""
     last = [heading(name).rpartition(".")[2] for name in names]
     return {name: short if last.count(short) == 1 else heading(name) for name, short in zip(names, last, strict=True)}
 
 
 def words(options: Options, names: Sequence[str], usual: Options | None = None) -> str:
-    """The same as one would type it: "method=hybrid corrector=optimal sparsity=0.6"."""
+    """The label as command-line options: "method=hybrid corrector=optimal sparsity=0.6"."""
     said = [name for name in names if name in options and options[name] != (usual or {}).get(name)]
     return " ".join(f"{heading(name)}={options[name]}" for name in said)
 
 
 def _typed(run: Run) -> dict[str, str]:
-    """What the command line said, of a run whose configuration cannot be read."""
+    """The options of the command line, for a run whose configuration cannot be read."""
     pairs = (word.partition("=") for word in run.overrides)
     return {_place(name): value for name, _, value in pairs if name != "experiment"}
 
 
 def _place(group: str) -> str:
-    """method@method.routes.mlp -> method.routes.mlp: where the option of a nested group stands."""
+    """The place of a group in the configuration: method@method.routes.mlp -> method.routes.mlp."""
     return group.partition("@")[2] or group
 
 
@@ -187,13 +189,13 @@ def _within(name: str, group: str) -> bool:
 
 
 def _rank(name: str) -> tuple[bool, bool, int]:
-    """Groups in this ORDER, each followed by its own options; then the rest as it stands; then the seeds."""
+    """The sort key of an option: groups in ORDER, each followed by its own options; then all others; then the seeds."""
     group = name.partition(".")[0]
     return is_seed(name), is_seed(name) and name not in TYPED, ORDER.index(group) if group in ORDER else len(ORDER)
 
 
 def _follows(name: str, groups: Iterable[str], table: Sequence[Options]) -> bool:
-    """Is the option's value settled by what was chosen for the groups that it stands in?"""
+    """True if the choices for the groups that contain the option determine its value."""
     owners = [group for group in groups if name.startswith(f"{group}.")]
     settled: dict[tuple[str | None, ...], str] = {}
     return bool(owners) and all(
@@ -204,6 +206,6 @@ def _follows(name: str, groups: Iterable[str], table: Sequence[Options]) -> bool
 
 
 def _repeated(name: str, kept: Iterable[str], table: Sequence[Options]) -> bool:
-    """Does a kept option of the same last name say the same wherever this one is set?"""
+    """True if a kept option with the same last part has the same value in every run that has this one."""
     twins = [other for other in kept if heading(other).rpartition(".")[2] == heading(name).rpartition(".")[2]]
     return any(all(row.get(twin) == row[name] for row in table if name in row) for twin in twins)

@@ -1,7 +1,7 @@
-"""The page: everything that it shows as one JSON object, and the template with style and script inlined.
+"""The HTML page: all its content as one JSON object, and a template with style and script inlined.
 
-Nothing read from disk becomes markup. The template escapes, the JSON has no character that could end its element, the script makes
-text nodes only, and the page's own policy forbids every script but that one, by its hash.
+No text from a file becomes markup. The template escapes text, the JSON has no character that could end its element, the script
+makes only text nodes, and the page's content policy allows only this script, by its hash.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .options import GROUPS, TYPED, choices, heading, is_seed, shortened
 from .read import Problem, Row, number
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "compare.js", "run.js", "main.js")
-UNSHOWN = {"block", "rows", "columns"}  # of layers.csv: where a layer stands and its shape
-MOST_TEXTS = 20  # generations shown of a run
+UNSHOWN = {"block", "rows", "columns"}  # columns of layers.csv that are no measurement
+MOST_TEXTS = 20  # number of generated texts shown per run
 
 
 def page(groups: Sequence[Group], problems: Sequence[Problem], command: str) -> str:
@@ -59,7 +59,7 @@ def page(groups: Sequence[Group], problems: Sequence[Problem], command: str) -> 
 
 
 def embedded(content: Any) -> str:
-    """JSON that is safe inside <script>: nothing in it can close the element or open a comment."""
+    """JSON that is safe inside <script>: it cannot close the element or open a comment."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -67,7 +67,7 @@ def embedded(content: Any) -> str:
 
 
 def content(groups: Sequence[Group], problems: Sequence[Problem]) -> dict[str, Any]:
-    """What the page's script reads. Runs are numbered through all groups, in the order of their time."""
+    """The object that the page's script reads. Runs have one numbering over all groups, in the order of their time."""
     every = sorted(
         ((member, g, i) for g, group in enumerate(groups) for i, member in enumerate(group.members)),
         key=lambda run: run[0],
@@ -95,7 +95,7 @@ def _group(group: Group) -> dict[str, Any]:
             {
                 "key": heading(name),
                 "heading": short,
-                "plain": name in GROUPS,  # its value speaks for itself
+                "plain": name in GROUPS,  # the value is shown without the name
                 "usual": group.usual.get(name),
                 "rare": _rare(group, name),
                 "seed": is_seed(name),
@@ -157,7 +157,7 @@ def _measure(measure: Measure) -> dict[str, Any]:
 
 
 def _rare(group: Group, name: str) -> bool:
-    """Whether an option is worth no column: three runs of four do not have it, or have its usual value."""
+    """True if an option gets no column: at least three quarters of the runs do not have it, or have its usual value."""
     if name in GROUPS or name in TYPED or is_seed(name):
         return False
     quiet = sum(row.get(name) in (None, group.usual.get(name)) for row in group.options)
@@ -205,7 +205,7 @@ def _run(group: Group, i: int, g: int) -> dict[str, Any]:
 
 
 def layers(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Blocks, the layers' names within a block, and for every numeric column the values by block and name."""
+    """The blocks, the names of layers within a block, and every numeric column as a list of values by block and name."""
     if not rows or not all("block" in row and "name" in row for row in rows):
         return None
     names = list(dict.fromkeys(_within_block(row) for row in rows))
@@ -221,7 +221,7 @@ def layers(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _within_block(row: Mapping[str, str]) -> str:
-    """model.layers.3.mlp.down_proj -> mlp.down_proj"""
+    """The name of a layer within its block: model.layers.3.mlp.down_proj -> mlp.down_proj."""
     _, found, after = row["name"].partition(f".{row['block']}.")
     return after if found else row["name"]
 

@@ -1,12 +1,12 @@
-"""Which of two runs is the better model: paired differences of the same windows of text, in NLL and in divergence from the
-dense model, and of the same lm-eval documents.
+"""The comparison of two runs: paired differences on the same windows (NLL, and divergence from the dense model), and on the same
+lm-eval documents.
 
-Such an interval speaks of two pruned models and other text; a claim about two *methods* needs seeds: seeds.py.
+Such an interval holds for these two pruned models on other text. A claim about two *methods* needs several seeds: see seeds.py.
 
-Runs of one protocol are compared, all with all, those of equal sparsity and seed first and the best perplexities first among
-those. Holm's adjustment is over the pairs of one sparsity and seed (or over all that differ in either), which is what a reader
-looks through at once. A bootstrap of R series knows no p below 1 / (R + 1), so R = 20 * (pairs adjusted together) is needed for any
-of them to be found; the work grows with the square of the pairs, and what is beyond BUDGET is not computed, which the page says.
+All runs of one protocol are compared with one another. Pairs of equal sparsity and seed come first, and among these the lowest
+perplexities. Holm's adjustment is over a family: all pairs of one sparsity and seed, or all pairs that differ in one of them. A
+bootstrap with R series gives no p below 1 / (R + 1), so R = 20 * (size of the family) is needed for significance. The work grows
+with the square of that size. Pairs beyond BUDGET are not computed, and the page says so.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .gather import Group
 from .measures import PERPLEXITY
 from .read import Row, Run, number
 
-BUDGET = 200_000_000  # windows drawn in all; some 5 s
-DOCUMENT_PAIRS = 1_000  # comparisons of accuracies; some 2 ms each
+BUDGET = 200_000_000  # windows drawn in all pairs together; about 5 s
+DOCUMENT_PAIRS = 1_000  # number of comparisons of accuracies; about 2 ms each
 REPEATS = 2_000
 LEVEL = 20  # 1 / (1 - confidence)
 DIFFERENT = "differing sparsities or seeds"
@@ -76,9 +76,9 @@ class Pair:
     b: int
     kind: Kind
     interval: Interval
-    adjusted: float  # p after Holm, over the pairs of `family`
-    family: str
-    size: int
+    adjusted: float  # p after Holm's adjustment over `family`
+    family: str  # its name: the sparsity and seed, or DIFFERENT
+    size: int  # the number of pairs in the family
 
     def winner(self, alone: bool = False) -> str | None:
         """ "a" or "b"; None where the difference is not certain, or nobody knows which direction is better."""
@@ -92,13 +92,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairs:
+    """All comparisons in a group."""
+
     found: list[Pair]
-    possible: int  # pairs of runs that measured the same windows
-    compared: int
+    possible: int  # number of pairs of runs that measured the same windows
+    compared: int  # number of these that were computed
 
 
 def compare(group: Group) -> Pairs:
-    """The pairs of a group's latest runs."""
+    """All comparisons between the latest runs of a group."""
     seeds = {i: seed for composition in group.compositions for seed, i in composition.seeds.items()}
     order = sorted(
         seeds, key=lambda i: (value if (value := group.numbers[i].get(PERPLEXITY)) is not None else math.inf, i)
@@ -112,7 +114,7 @@ def compare(group: Group) -> Pairs:
         return f"sparsity {100 * asked.pop():g} %" + (f", seed {seeds[a]}" if several else "")
 
     families = {pair: family(*pair) for pair in combinations(order, 2)}
-    rank = {i: place for place, i in enumerate(order)}  # of a pair the first comes first
+    rank = {i: place for place, i in enumerate(order)}  # 0 for the lowest perplexity
     both = sorted(families, key=lambda pair: (families[pair] == DIFFERENT, rank[pair[1]], rank[pair[0]]))
 
     series = {one.kind(group): {i: _series(group.runs[i], one.table, one.column) for i in order} for one in SERIES}
@@ -138,12 +140,15 @@ def compare(group: Group) -> Pairs:
 
 
 def repeats(size: int) -> int:
-    """The bootstrap series for each pair of a family of so many."""
+    """The number of bootstrap series for each pair of a family with `size` pairs."""
     return max(REPEATS, LEVEL * size)
 
 
 def affordable(families: Sequence[str], windows: int) -> int:
-    """How many pairs, from the first, the budget allows. `families`: the pairs'; `windows`: of a run, in all its series."""
+    """The number of pairs, from the first, that BUDGET allows.
+
+    `families`: the family of each pair; `windows`: the number of windows of a run, in all its measures.
+    """
     sizes, work = Counter[str](), 0
     for count, family in enumerate(families):
         before, sizes[family] = sizes[family], sizes[family] + 1
@@ -158,13 +163,13 @@ def _series(run: Run, table: str, column: str) -> Answers:
 
 
 def _alike(a: Answers, b: Answers) -> bool:
-    """Whether two models were asked the same, and often enough."""
+    """True if two runs have values for the same windows or documents, at least two of them."""
     return a.keys() == b.keys() and len(a) >= 2
 
 
 def _windows(a: Answers, b: Answers, repeats: int) -> Interval:
     a_N, b_N = np.asarray([list(a.values()), [b[window] for window in a]], dtype=np.float64)
-    # drawn from the values themselves: the same two runs have the same interval in every report
+    # The seed is a hash of the values, so that the same two runs have the same interval in every report.
     digest = hashlib.sha256(a_N.tobytes() + b_N.tobytes()).digest()
     return paired_difference(a_N, b_N, np.random.default_rng(list(digest)), repeats=repeats)
 

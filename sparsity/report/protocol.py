@@ -1,4 +1,4 @@
-"""Under which conditions a run was measured. Figures compare only under one protocol; the report never sets others side by side."""
+"""The protocol of a run: the conditions of its measurement. The report compares only runs with the same protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def protocol(run: Run) -> dict[str, str]:
 
 
 def circumstances(run: Run) -> dict[str, str]:
-    """What may move a figure in its last digits without making it incomparable: said where two runs are compared."""
+    """The conditions that may change the last digits of a result. They are shown where two runs are compared."""
     return {
         "processes": _known(at(run.environment, "hardware.processes")),
         "threads": _known(at(run.environment, "hardware.threads")),
@@ -41,12 +41,12 @@ def circumstances(run: Run) -> dict[str, str]:
 
 
 def differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
-    """ "windows: 24 and 48", for every condition that differs."""
+    """A text such as "windows: 24 and 48" for every condition that differs."""
     return [f"{name}: {a[name]} and {b[name]}" for name in a if a[name] != b[name]]
 
 
 def groups(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[int]]]:
-    """The protocols, the one with most runs first, with the indices of their runs."""
+    """The protocols and the indices of their runs, the protocol with the most runs first."""
     found: dict[tuple[str, ...], tuple[dict[str, str], list[int]]] = {}
     for i, run in enumerate(runs):
         conditions = protocol(run)
@@ -55,7 +55,7 @@ def groups(runs: Sequence[Run]) -> list[tuple[dict[str, str], list[int]]]:
 
 
 def varying(protocols: Iterable[Mapping[str, str]]) -> list[str]:
-    """The conditions that are not the same in all of them."""
+    """The names of the conditions in which the protocols differ."""
     rows = list(protocols)
     return [name for name in (rows[0] if rows else ()) if len({row[name] for row in rows}) > 1]
 

@@ -1,7 +1,7 @@
-"""Runs as they lie on disk. A run is finished if its folder has a result.json; a folder with an environment.json and none is not.
+"""Reads runs from their folders. A run is finished if its folder has a result.json, unfinished if it has only environment.json.
 
-What cannot be read is named, never skipped: a run whose result is damaged is left out with the reason, a run with another damaged
-file is read without that file. Files that an older version did not write are simply absent.
+Nothing is skipped silently. A run with a damaged result is left out and the reason is reported; a run with another damaged file is
+read without that file. A file that an older version did not write is no problem.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Run:
     result: Result
     config: Mapping[str, Any]  # resolved; empty if unknown
     environment: Mapping[str, Any]
-    tables: Mapping[str, Sequence[Row]]  # name -> rows; a table that the run did not write has none
-    time: str  # ISO 8601, of the start; of the result if that is not known
+    tables: Mapping[str, Sequence[Row]]  # name -> rows; empty for a table that the run did not write
+    time: str  # ISO 8601: the start of the run, or the time of the result if the start is not known
 
     @property
     def overrides(self) -> list[str]:
@@ -45,14 +45,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Problem:
-    """A folder that is not (wholly) in the report, and why."""
+    """A folder that could not be read, or not completely, and the reason."""
 
     where: str
     what: str
 
 
 def at(content: Any, path: str) -> Any:
-    """`content["a"]["b"]` for "a.b"; None where there is no such thing."""
+    """The value `content["a"]["b"]` for the path "a.b"; None if there is none."""
     for key in path.split("."):
         if not isinstance(content, Mapping) or key not in content:
             return None
@@ -61,7 +61,7 @@ def at(content: Any, path: str) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """A finite number out of JSON or CSV; None for anything else."""
+    """A finite number from a JSON or CSV value; None for anything else."""
     if value is None or isinstance(value, bool):
         return None
     try:
@@ -72,9 +72,9 @@ def number(value: Any) -> float | None:
 
 
 def read(folders: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
-    """The finished runs in and below the folders, in the order in which they were started, and what could not be read.
+    """The finished runs in these folders and below, in the order of their start, and the problems in reading them.
 
-    Raises `UserError` for a folder that is not there.
+    Raises `UserError` for a folder that does not exist.
     """
     found: dict[Path, None] = {}
     for folder in folders:
@@ -91,7 +91,7 @@ def read(folders: Iterable[Path]) -> tuple[list[Run], list[Problem]]:
 
 
 def read_run(folder: Path) -> tuple[Run | None, list[Problem]]:
-    """One folder's run; None if it is unfinished or its result is damaged, which the problems then say."""
+    """The run of one folder, and the problems in reading it. The run is None if it is unfinished or its result is damaged."""
     where = _shown(folder)
     if not (folder / RESULT).exists():
         return None, [Problem(where, "unfinished: it has no result.json")]
@@ -139,7 +139,7 @@ def _mapping(text: str) -> dict[str, Any]:
 def _yaml(text: str) -> dict[str, Any]:
     content = yaml.load(
         text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    )  # ten times faster, where it was built
+    )  # the C loader, if it was built, is ten times faster
     if not isinstance(content, dict):
         raise ValueError(f"expected a mapping, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
@@ -154,7 +154,7 @@ def _rows(text: str) -> list[Row]:
 
 
 def _finite(*columns: str) -> Callable[[str], list[Row]]:
-    """Rows that all have a number in these columns."""
+    """A parser for CSV rows that must have a finite number in these columns."""
 
     def parse(text: str) -> list[Row]:
         rows = _rows(text)

@@ -1,4 +1,4 @@
-"""Claims about methods: the seeds, which draw the calibration text, are the units. Fewer than three say nothing of their spread."""
+"""The comparison of methods over seeds, which draw the calibration text. It needs at least three seeds to estimate the spread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ AT_LEAST = 3
 
 @dataclass(frozen=True)
 class Summary:
-    """A composition's perplexities over its seeds. `interval` of the mean; None for fewer than three seeds."""
+    """The perplexities of a composition over its seeds. `interval`: that of the mean, None for fewer than three seeds."""
 
     composition: Composition
     values: dict[str, float]
-    sparsity: float | None  # asked
+    sparsity: float | None  # the requested sparsity
     mean: float
     deviation: float | None
     interval: Interval | None
@@ -29,9 +29,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean perplexity of b - a over their common seeds; `adjusted` is p after Holm over all differences shown."""
+    """The difference b - a of two mean perplexities over common seeds. `adjusted`: p after Holm over all differences shown."""
 
-    a: int  # indices among the summaries
+    a: int  # index of a summary
     b: int
     interval: Interval
     adjusted: float
@@ -61,7 +61,7 @@ def summarise(group: Group) -> list[Summary]:
 
 
 def differences(summaries: list[Summary]) -> list[Difference]:
-    """Every two compositions with three common seeds or more, those that ask for different sparsities left out."""
+    """The differences between all pairs of compositions with equal requested sparsity and at least three common seeds."""
     found = []
     for (a, one), (b, other) in combinations(enumerate(summaries), 2):
         common = [seed for seed in one.values if seed in other.values]

@@ -1,1 +1,1 @@
-"""The door: what Hydra composes becomes a job, its stages run one after another, and mistakes become one message."""
+"""The entry of a run: turns the configuration into a job, runs its stages in order, and reports mistakes in one message."""

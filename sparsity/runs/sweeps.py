@@ -18,7 +18,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ..record.result import read as read_result
 from ..record.store import RunStore, csv_text
 
 POINTS = ".points"
@@ -86,7 +85,9 @@ def _row(sweep: Path, point: Point) -> dict[str, Any]:
     }
     row |= dict(word.lstrip("+").partition("=")[::2] for word in point.words)
     if point.folder is not None:
-        result = read_result(Path(point.folder))
+        from ..record.result import read  # with pydantic, for which --help does not wait
+
+        result = read(Path(point.folder))
         if result:
             row |= result.numbers(*FOUND) | {measure.name: measure.value for measure in result.measures}
             row["mask_sha256"] = result.keep_sha256

@@ -1,6 +1,5 @@
 """The stage `count`: the zeros of the model itself, once everything was done to its weights. What the masks promised is not
-taken on trust: every weight that a mask removed must be zero, whatever correctors, refinements and recoveries made of the
-survivors.
+taken on trust: no layer may have more weights than its mask has survivors, whatever a recovery made of them.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..linalg import nonzeros
-from .pruning import unpacked
 from .stage import Found, Plain
 
 if TYPE_CHECKING:
@@ -22,14 +20,16 @@ class Count(Plain):
     shared = False
 
     def do(self, work: Work, known: None) -> Found:
-        """Raises `RuntimeError`, naming the layer, if a removed weight is not zero."""
+        """Count every layer. Raises `RuntimeError` with the layer's name if more weights than survivors are not zero."""
         weights = zeros = 0
-        for layer in work.decoder.layers(work.plan.sites):
-            keep_OI = unpacked(work.keeps[layer.site], layer.weight_OI)
-            if grown := nonzeros(layer.weight_OI.masked_fill(keep_OI, 0)):
-                raise RuntimeError(f"{layer.site.name}: {grown} weights that its mask removed are not zero")
-            weights += layer.weight_OI.numel()
-            zeros += layer.weight_OI.numel() - nonzeros(layer.weight_OI)
+        for layer, row in zip(work.decoder.layers(work.plan.sites), work.rows, strict=True):
+            size, found = layer.weight_OI.numel(), nonzeros(layer.weight_OI)
+            if found > (survivors := size - round(row["sparsity_found"] * size)):
+                raise RuntimeError(
+                    f"{layer.site.name}: {found} weights are not zero, and its mask has {survivors} survivors"
+                )
+            weights += size
+            zeros += size - found
         asked = sum(row["sparsity_asked"] * row["rows"] * row["columns"] for row in work.rows) / weights
         counted = {
             "asked": asked,

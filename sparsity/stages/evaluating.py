@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..cache import content_hash
-from ..core import Evaluator, Measured, Model, UserError
-from ..evaluation import Divergence, Walked
+from ..core import UserError
+from ..evaluation import Walked
 from ..evaluation.windows import Windowed
+from ..evaluator import Evaluator, Measured, Model
 from ..measures import Measure
 from ..models import Decoder, Itself, Loaded, ModelSource
 from ..notes import Notes
@@ -65,7 +66,7 @@ class Evaluate(Plain):
         windowed = [evaluator for evaluator in outlook.parts.evaluation.values() if isinstance(evaluator, Windowed)]
         tokens = [_tokens(evaluator, outlook.tokens) for evaluator in windowed]
         blocks = len(outlook.decoder.blocks)
-        kept = [n * (streamed + isinstance(asked, Divergence)) for asked, n in zip(windowed, tokens, strict=True)]
+        kept = [n * (streamed + asked.keeps_states) for asked, n in zip(windowed, tokens, strict=True)]
         each = [blocks * of.operations(evaluator.seqlen) + of.logits for evaluator in windowed]
         peak = {
             "logits": max((_logits(evaluator, of) for evaluator in windowed), default=0),

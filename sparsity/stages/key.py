@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..allocation import Allocation
-    from ..core import Evaluator
+    from ..evaluator import Evaluator
     from ..options.settings import Settings
     from ..stream import Needs
 
@@ -33,7 +33,11 @@ ASIDE = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache"
 WATCHES = "tracker"  # the group whose options and classes do not count either
 
 RUN = "sparsity.runs.pipeline"  # imports the stages, and does them in order
-WALK = ("sparsity.stream.BlockStream", "sparsity.cache.recalled")  # statistics are folded, or recalled
+WALK = (
+    "sparsity.stream.BlockStream",
+    "sparsity.cache.recalled",
+    "sparsity.models.files.Files",
+)  # statistics are folded, or recalled
 # What a run imports and no number comes from, with the reason. A folder ends in "/".
 OUTSIDE = {
     "sparsity/code.py": "knows of what code a number depends",
@@ -83,7 +87,9 @@ def run_key(inputs: Mapping[str, Any]) -> str:
 
 def reference_key(evaluator: Evaluator) -> dict[str, Any]:
     """What can change a bit of an evaluator's answers on the dense model besides model, text, machine and its options."""
-    return _key([_name(evaluator), "sparsity.evaluation.Walked", "sparsity.models.Decoder"])
+    return _key(
+        [_name(evaluator), "sparsity.evaluation.Walked", "sparsity.models.Decoder", "sparsity.models.files.Files"]
+    )
 
 
 def statistics_key(needs: Needs) -> dict[str, Any]:

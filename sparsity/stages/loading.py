@@ -89,9 +89,9 @@ class Load(Plain):
     name = "load"
 
     def check(self, job: Job) -> None:
-        check_source(job.parts, "model")
         if job.processes.size > 1:
             self._check_shared(job)
+        check_source(job.parts, "model")
 
     @staticmethod
     def _check_shared(job: Job) -> None:

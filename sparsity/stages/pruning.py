@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import Site, UserError
+from ..core import Site, UserError, solving
 from ..engine import GRAM, LayerReport, prune_block, prune_head
 from ..methods import Route
 from ..models import Block
@@ -105,6 +105,7 @@ class Prune(Plain):
                 "calibration": passes * blocks * each,
                 "statistics": learnt * sum(products(calibration, decoder, plan.needs).values())
                 + judged * sum(products(calibration, decoder, judges).values()),
+                "solving": sum(_solving(outlook, site) for site in plan.needs),
                 "refining": tokens_of_tuning(plan.refinement, calibration) * blocks * each,
             },
             moved=2 * of.weights * (streamed and plan.last >= 0),
@@ -183,7 +184,9 @@ class _Walk:
     work: Work
     rows: list[dict[str, Any]] = field(default_factory=list)  # of layers.csv
     refined: list[dict[str, Any]] = field(default_factory=list)  # of blocks.csv
-    keeps: dict[Site, Tensor] = field(default_factory=dict)  # packed bits of each mask
+    keeps: dict[Site, Tensor] = field(
+        default_factory=dict
+    )  # packed bits of the masks: of a block, or all for a recovery
     resumed: list[int] = field(default_factory=list)  # blocks at which the run was resumed
     digest: Any = field(default_factory=hashlib.sha256)  # of all masks
 
@@ -202,6 +205,7 @@ class _Walk:
         for row in was.rows:
             self._add(sites[row["name"]], row, was.keeps[row["name"]])
         self._refined(block, was.refined)
+        self._forget()
         self.resumed = [*was.resumed]
         self.work.clock.seconds |= was.seconds
 
@@ -218,6 +222,7 @@ class _Walk:
             with clock("journal"):
                 self.tables()
                 self._keep(block, self.rows[first:], facts, streams)
+            self._forget()
         with clock("prune"):
             yield from prune_head(plan, device)
 
@@ -244,9 +249,23 @@ class _Walk:
         self.digest.update(keep_B.numpy().tobytes())
         self.work.record.layer(row)
 
+    def _forget(self) -> None:
+        """Drop the masks of a finished block, unless a recovery will need them: memory must not grow with depth."""
+        if not self.work.job.parts.recover.reads_text:
+            self.keeps.clear()
+
     def _refined(self, block: Block, facts: Mapping[str, float]) -> None:
         if facts:
             self.refined.append({"block": block.index, **facts})
+
+
+def _solving(outlook: Outlook, site: Site) -> int:
+    """Operations of the method and the corrector for a layer, as they say themselves."""
+    plan, (outputs, inputs) = outlook.plan, outlook.decoder.layer(site).weight_OI.shape
+    if not plan.method.asked(site, plan.patterns[site]):
+        return 0
+    products = sum(solving(part, site, outputs, inputs) for part in (plan.method, plan.corrector))
+    return round(2 * outputs * inputs**2 * products)
 
 
 def _copies(outlook: Outlook) -> int:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from ..core import Site, UserError
 from ..models import Decoder
 from ..notes import Notes
-from ..predictions import POSITIONS
-from ..recover import Distillation, Recovered, Taught
+from ..recover import Recovered, Taught
 from .job import Job
 from .pruning import unpacked
 from .sizes import KEPT, TUNED, tokens_of_tuning
@@ -50,10 +49,10 @@ class Recover(Plain):
         blocks = len(outlook.decoder.blocks)
         changed = sum(outlook.decoder.layer(site).weight_OI.numel() for site in outlook.plan.sites)
         copies = 4 * changed * (TUNED - (of.element == 4))
-        again = isinstance(recovery, Distillation) and recovery.recompute
+        again = recovery.recompute
         kept = KEPT * of.outputs * (1 if again else blocks) + of.width * blocks * again
         tokens, each = calibration.sequences * calibration.seqlen, calibration.batch_size * calibration.seqlen
-        positions = calibration.batch_size * min(POSITIONS, calibration.seqlen)
+        positions = calibration.batch_size * min(recovery.positions, calibration.seqlen)
         return Cost(
             held={
                 "dense model's predictions": of.element * tokens * of.width

@@ -50,8 +50,8 @@ class Needed:
         yield f"and about {_size(sum(self.disk.values()))} of disk: {_listed(self.disk) or 'tables'}"
         yield (
             f"and {_duration(self.seconds(rate))} or more: {sum(self.operations.values()) / 1e12:,.2f} TFLOP at "
-            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; methods, allocations and correctors "
-            f"come on top"
+            f"{rate / 1e9:,.0f} GFLOP/s, {_size(self.moved)} of files at {_size(FILES)}/s; allocations "
+            f"and scores come on top"
         )
 
 

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from ..core import Site, Tap
 from ..models import Decoder
 from ..options.settings import Calibration
 from ..stream import Needs
-from ..tuning import Tuning
 
 TUNED = 6  # float32 numbers for each weight that is tuned: a copy, its gradient, Adam's two, the best so far, and its successor
 KEPT = 3  # times a layer's outputs, for a gradient: its inputs, its outputs and what is between
@@ -120,9 +119,15 @@ def bytes_of(x_ANY: Tensor) -> int:
     return x_ANY.numel() * x_ANY.element_size()
 
 
-def tokens_of_tuning(part: object, calibration: Calibration) -> int:
-    """Tokens that a part reads to tune weights, a pass back counted as two; 0 for a part that tunes none."""
-    if not isinstance(part, Tuning):
-        return 0
+class Tunes(Protocol):
+    """A refinement or a recovery: it may tune weights."""
+
+    def passes(self, batches: int) -> int:
+        """The largest number of forward passes of a batch; a backward pass counts as two."""
+        ...
+
+
+def tokens_of_tuning(part: Tunes, calibration: Calibration) -> int:
+    """The tokens that a part reads to tune weights, those of a backward pass twice."""
     batches = math.ceil(calibration.sequences / calibration.batch_size)
     return part.passes(batches) * calibration.batch_size * calibration.seqlen

@@ -65,9 +65,7 @@ class Work:
     ids_BT: Tensor | None = None  # draw: the calibration text; None if nothing asks for it
     held_out_HT: Tensor | None = None  # draw: text that nothing is learnt from
     ids_N: Tensor = field(default_factory=lambda: torch.empty(0))  # draw: the evaluation text
-    keeps: dict[Site, Tensor] = field(
-        default_factory=dict
-    )  # prune: the masks as packed bits, of layers that lost weights
+    keeps: dict[Site, Tensor] = field(default_factory=dict)  # prune: the masks as packed bits, if a recovery needs them
     rows: list[dict[str, Any]] = field(default_factory=list)  # prune: of layers.csv
     sections: dict[str, Any] = field(default_factory=dict)  # what all stages have found so far
     measures: list[Measure] = field(default_factory=list)  # and have declared

@@ -1,4 +1,4 @@
-"""Left folds over activations, one a file. A statistic is a value: equal statistics share one state."""
+"""The statistics of the calibration text: left folds over activations, one per file. Equal statistics share one state."""
 
 from .activity import Activity, ActivityState
 from .gram import Gram, GramState

@@ -1,4 +1,4 @@
-"""How much and how often a neuron is active: TF_j = mean over tokens of |a_j|, and the number of tokens with |a_j| > threshold."""
+"""The activity of each neuron: TF_j = mean over tokens of |a_j|, and the number of tokens with |a_j| > threshold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ..linalg import exact, pieces
 
 
 class ActivityState(NamedTuple):
+    """Sums over the tokens so far, one per neuron."""
+
     total_J: Tensor  # sum of |a|
     active_J: Tensor  # tokens with |a| > threshold
     tokens: int
@@ -19,6 +21,8 @@ class ActivityState(NamedTuple):
 
 @dataclass(frozen=True)
 class Activity:
+    """The statistic "activity of each neuron". `threshold`: an activation above it, in absolute value, counts as active."""
+
     threshold: float
 
     @property

@@ -1,7 +1,7 @@
-"""G = X'X, the sum over tokens of x x': every quadratic loss of a layer is a function of it. O(N I^2) time, O(I^2) memory.
+"""The Gram matrix G = X'X, the sum over tokens of x x'. Every quadratic loss of a layer depends on the text through G alone.
 
-G is symmetric, so it is computed by panels of rows, each from the diagonal on, and mirrored: 5/8 of the product, and exactly
-symmetric.
+O(N I^2) time, O(I^2) memory. Four panels of rows are computed, each from the diagonal to the right, and mirrored: 5/8 of the work
+of the whole product, and the result is exactly symmetric.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ PANELS = 4
 
 
 class GramState(NamedTuple):
+    """G (I, I) of the tokens so far, and their number."""
+
     gram_II: Tensor
     tokens: int
 
 
 @dataclass(frozen=True)
 class Gram:
+    """The statistic "Gram matrix of the inputs", in float32 at least."""
+
     @property
     def grouping(self) -> None:
         return None

@@ -1,7 +1,7 @@
-"""M_rj = mean of |a_j| over the tokens of row r, a document or a topic: the matrix that TF-IDF over neurons reads. O(R J) memory.
+"""The matrix M_rj = mean of |a_j| over the tokens of row r (a document or a topic), which TF-IDF over neurons reads. O(R J) memory.
 
-Folded as sums: with C the R x N matrix of ones where token n belongs to row r, the sum is C |A|. A matrix product adds in an order
-that does not change from run to run, which scattered additions on a GPU do not promise.
+The fold keeps sums: with C the R x N matrix that is 1 where token n belongs to row r, the sum is C |A|. A matrix product adds in
+the same order in every run; scattered additions on a GPU do not.
 """
 
 from __future__ import annotations
@@ -17,20 +17,26 @@ from ..linalg import exact, wide
 
 
 class GroupedActivityState(NamedTuple):
+    """Sums over the tokens so far, per row and neuron, and the number of tokens per row."""
+
     total_RJ: Tensor  # sum of |a| over a row's tokens
     tokens_R: Tensor
 
     @property
     def mean_RJ(self) -> Tensor:
+        """The mean of |a| over each row's tokens."""
         return self.total_RJ / self.tokens_R[:, None]
 
     @property
     def tokens(self) -> int:
+        """The number of tokens of all rows."""
         return int(self.tokens_R.sum())
 
 
 @dataclass(frozen=True)
 class GroupedActivity:
+    """The statistic "mean activity of each neuron in each row of a grouping"."""
+
     grouping: Grouping
 
     def zero(self, x_BTI: Tensor, rows: int) -> GroupedActivityState:

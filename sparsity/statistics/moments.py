@@ -1,4 +1,4 @@
-"""Per input, the sum over tokens of x_i and of x_i^2: mean and variance, at O(N I) time and O(I) memory."""
+"""The sums over tokens of x_i and of x_i^2 for each input i, which give its mean and variance. O(N I) time, O(I) memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from ..linalg import exact, pieces
 
 
 class MomentsState(NamedTuple):
+    """The two sums over the tokens so far, and the number of tokens."""
+
     sum_I: Tensor
     squares_I: Tensor
     tokens: int
@@ -19,6 +21,8 @@ class MomentsState(NamedTuple):
 
 @dataclass(frozen=True)
 class Moments:
+    """The statistic "mean and variance of each input"."""
+
     @property
     def grouping(self) -> None:
         return None

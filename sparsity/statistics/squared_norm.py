@@ -1,4 +1,4 @@
-"""g_i = sum over tokens of x_i^2: the diagonal of the Gram matrix, at O(N I) time and O(I) memory."""
+"""The squared norm g_i = sum over tokens of x_i^2 of each input i: the diagonal of the Gram matrix. O(N I) time, O(I) memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from ..linalg import exact, pieces
 
 
 class SquaredNormState(NamedTuple):
+    """The sums over the tokens so far, and the number of tokens."""
+
     total_I: Tensor  # sum of squares per input
     tokens: int
 
 
 @dataclass(frozen=True)
 class SquaredNorm:
+    """The statistic "squared norm of each input"."""
+
     @property
     def grouping(self) -> None:
         return None
@@ -26,7 +30,7 @@ class SquaredNorm:
         return SquaredNormState(torch.zeros(x_BTI.shape[-1], dtype=exact(x_BTI.device), device=x_BTI.device), 0)
 
     def add(self, state: SquaredNormState, x_BTI: Tensor, labels_BT: Tensor | None = None) -> SquaredNormState:
-        # A float32 number has an exact square in float64: only the sum is rounded, at 1e-16, so batches and order leave no trace
+        # The square of a float32 number is exact in float64. Only the sum is rounded, at 1e-16, so the batch size hardly matters.
         x_NI = x_BTI.flatten(0, -2)
         for x_nI in pieces(x_NI, state.total_I.dtype):
             state.total_I.add_(x_nI.square_().sum(0))

@@ -1,4 +1,4 @@
-"""Who watches a run. The run's files are the truth; a tracker is told the same numbers as they are written."""
+"""The trackers (trackio, W&B): they get the numbers that a run writes into its files. The files are the reference."""
 
 from .none import NoTracker
 from .protocol import About, Outcome, Session, Tracker

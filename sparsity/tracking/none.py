@@ -1,4 +1,4 @@
-"""Nobody watches: `tracker=none`, the same as `tracker=[]`."""
+"""No tracker: `tracker=none`, which equals `tracker=[]`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from .protocol import About, Outcome
 
 @dataclass(frozen=True)
 class NoTracker:
+    """The tracker that records nothing."""
+
     def start(self, about: About) -> NoTracker:
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..record.groups import named
+from ..record.groups import mentioned
 from ..record.numbers import is_number
 from ..record.result import Result
 
@@ -19,8 +19,8 @@ def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequ
 
     An allocation other than the usual one stands behind the sparsity, what tunes behind the corrector.
     """
-    pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *named(choices, "allocation")]
-    parts = [*pruned, choices["corrector"], *named(choices, "refine", "recover"), f"seed {seed}"]
+    pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *mentioned(choices, "allocation")]
+    parts = [*pruned, choices["corrector"], *mentioned(choices, "refine", "recover"), f"seed {seed}"]
     return " · ".join([*parts, *(word for word in swept if word.lstrip("+~").partition("=")[0] not in IN_NAME)])
 
 

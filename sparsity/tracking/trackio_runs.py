@@ -1,6 +1,6 @@
-"""trackio: one folder with an SQLite file for each study, shown by `make dashboard`. Needs no account and no network.
+"""The tracker trackio: one folder with an SQLite file per study, shown by `make dashboard`. It needs no account and no network.
 
-A run started again in the same folder replaces what was told of it, as its files are replaced.
+If a run is started again in the same folder, its data in trackio is replaced, as its files are.
 """
 
 from __future__ import annotations
@@ -25,18 +25,22 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 @checked
 class Trackio:
+    """The tracker trackio."""
+
     project: str | None  # None: the study's name
     folder: str
     checkpoint: bool  # copy the pruned model into the folder, if one is saved
 
     def start(self, about: About) -> Tracked:
         folder, project = Path(self.folder).absolute(), self.project or about.study
-        with variables(TRACKIO_DIR=folder):  # read when it is imported
+        with variables(TRACKIO_DIR=folder):  # trackio reads it when it is imported
             from trackio import Api
             from trackio.run import Run
             from trackio.utils import TRACKIO_DIR
         if TRACKIO_DIR.absolute() != folder:
-            raise RuntimeError(f"this process keeps its runs in {TRACKIO_DIR}: start another one for {folder}")
+            raise RuntimeError(
+                f"this process already stores its runs in {TRACKIO_DIR}: start another process for {folder}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with _silent_and_alone():
             try:
@@ -45,7 +49,7 @@ class Trackio:
                 earlier = []
             for run in earlier:
                 run.delete()
-            # trackio.init would choose the id, and prints six lines
+            # not trackio.init, which chooses another id and prints six lines
             return Tracked(
                 Run(
                     url=None,
@@ -61,13 +65,15 @@ class Trackio:
 
 
 def _groupable(about: About) -> dict[str, Any]:
-    """The dashboard groups runs by whatever is a word or a number at the top of the configuration: there stands what was chosen."""
+    """The configuration with the chosen options at its top level, because the dashboard can group runs only by entries there."""
     choices = {f"choices.{group}": option for group, option in about.config.get("choices", {}).items()}
     return {**about.config, **choices, "job_type": about.job_type}
 
 
 @dataclass(frozen=True)
 class Tracked:
+    """The session of one run in trackio."""
+
     run: Run
     checkpoint: bool
 
@@ -92,14 +98,14 @@ class Tracked:
         from trackio import AlertLevel
 
         with _silent_and_alone():
-            self.run.log({"failed": 1})  # trackio has no state of a run
+            self.run.log({"failed": 1})  # trackio has no field for the state of a run
             self.run.alert("failed", error, AlertLevel.ERROR)
             self.run.finish()
 
 
 @contextmanager
 def _silent_and_alone() -> Iterator[None]:
-    """Without its chatter, and without asking the hub for the name of the user, which takes minutes if there is no network."""
+    """A context in which trackio prints nothing and does not ask the hub for the user's name, which takes minutes offline."""
     before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
         with redirect_stdout(io.StringIO()):

@@ -1,6 +1,6 @@
-"""All trackers of one run. A tracker that fails is named once and left out: it never ends a run, nor changes what it finds.
+"""All trackers of one run. A tracker that fails is reported once and dropped; it cannot end a run or change its result.
 
-`with Watch(trackers) as watch` ends every tracked run as failed if the block raises, be it Ctrl-C.
+`with Watch(trackers) as watch` marks every tracked run as failed if the block raises an error, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from .told import layer_numbers
 
 
 class Watch:
+    """The trackers of one run, and their sessions."""
+
     def __init__(self, trackers: Mapping[str, Tracker]):
         self._trackers = trackers
         self._sessions: dict[str, Session] = {}
 
     def start(self, about: About) -> None:
+        """Start a session with every tracker."""
         for name, tracker in self._trackers.items():
             if (session := self._guarded(name, partial(tracker.start, about))) is not None:
                 self._sessions[name] = session
 
     def layer(self, row: Mapping[str, Any]) -> None:
+        """Pass the numbers of one layer to every session. `row`: its row of layers.csv."""
         numbers = layer_numbers(row)
         self._each(lambda session: session.layer(numbers))
 
     def finish(self, outcome: Callable[[], Outcome]) -> None:
-        """`outcome` is asked once, if anybody listens."""
+        """End every session with the outcome of the run. `outcome` is called once, and only if there is a session."""
         if self._sessions:
-            told = self._guarded(", ".join(self._sessions), outcome)
-            if told is not None:
-                self._each(lambda session: session.finish(told), last=True)
+            found = self._guarded(", ".join(self._sessions), outcome)
+            if found is not None:
+                self._each(lambda session: session.finish(found), last=True)
 
     def __enter__(self) -> Watch:
         return self
@@ -56,5 +60,5 @@ class Watch:
             return call()
         except Exception as error:
             self._sessions.pop(name, None)
-            console.say(f"tracker={name} failed ({type(error).__name__}: {error}): the run goes on without it")
+            console.say(f"tracker={name} failed ({type(error).__name__}: {error}): the run continues without it")
             return None

@@ -1,6 +1,7 @@
-"""Weights & Biases: online for who is logged in and has a network, else offline, in the run's folder, to be sent by `wandb sync`.
+"""The tracker Weights & Biases: online if the user is logged in and has a network, otherwise offline in the run's folder.
 
-Whatever W&B's own environment variables and settings files say (WANDB_MODE, WANDB_PROJECT, ...) comes before our defaults.
+`wandb sync` sends offline data later. W&B's own environment variables and settings files (WANDB_MODE, WANDB_PROJECT, ...) take
+precedence over the defaults here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Mode = Literal["online", "offline", "disabled"]
 @dataclass(frozen=True)
 @checked
 class WeightsAndBiases:
+    """The tracker Weights & Biases."""
+
     mode: Literal["auto", "online", "offline", "disabled"]
     project: str | None  # None: the study's name
     entity: str | None  # user or team; None: the account's default
@@ -38,7 +41,7 @@ class WeightsAndBiases:
 
     def start(self, about: About) -> Tracked:
         with _kept_in(about.folder):
-            import wandb  # seconds: only who asks for it waits
+            import wandb  # takes seconds, so it is imported only if this tracker is used
 
             ours = wandb.Settings(
                 silent=True,
@@ -72,16 +75,19 @@ class WeightsAndBiases:
                 if mode != "online":
                     raise
                 why = f"no answer from {theirs.base_url} ({str(error).partition(chr(10))[0]})"
-                wandb.teardown()  # its service would say that this id is in use
+                wandb.teardown()  # otherwise its service says that this id is in use
                 wandb.setup(ours)
                 run = wandb.init(mode="offline", **words)
-            run.define_metric("layer/*", summary="none")  # the summary is that of the run, not of its last layer
+            run.define_metric("layer/*", summary="none")  # otherwise W&B puts the last layer's numbers into the summary
         if why is not None:
-            console.say(f"tracker=wandb: {why}: offline; to send it later: wandb sync {run.settings.sync_dir}")
+            console.say(f"tracker=wandb: {why}: offline; to send the data later: wandb sync {run.settings.sync_dir}")
         return Tracked(run, about, self.checkpoint)
 
     def _mode(self, theirs: wandb.Settings) -> tuple[Mode, str | None]:
-        """Without a network. `auto` is what W&B's settings say, and offline where they have no key, with the reason."""
+        """The mode, and the reason if `auto` means offline. `auto` follows W&B's settings; without a key it is offline.
+
+        This needs no network.
+        """
         from wandb.errors import AuthenticationError
         from wandb.sdk.lib import wbauth
 
@@ -98,13 +104,15 @@ class WeightsAndBiases:
 
 @dataclass
 class Tracked:
+    """The session of one run in W&B."""
+
     run: wandb.Run
     about: About
     checkpoint: bool
     rows: int = 0
 
     def layer(self, numbers: Mapping[str, float]) -> None:
-        if self.rows >= self.run.starting_step:  # a run that goes on where it was has the rows before that
+        if self.rows >= self.run.starting_step:  # a resumed run already has the earlier rows
             self.run.log(dict(numbers))
         self.rows += 1
 
@@ -117,9 +125,7 @@ class Tracked:
                 self.run.log({f"tables/{name}": table})
             if self.checkpoint and outcome.checkpoint is not None:
                 artifact = wandb.Artifact(f"model-{self.about.id}", type="model", metadata=dict(outcome.summary))
-                artifact.add_dir(
-                    str(outcome.checkpoint), policy="immutable"
-                )  # sent from where it lies, not copied first
+                artifact.add_dir(str(outcome.checkpoint), policy="immutable")  # not copied before it is sent
                 self.run.log_artifact(artifact)
             self.run.summary.update(dict(outcome.summary))
             self.run.finish(exit_code=0)
@@ -131,6 +137,6 @@ class Tracked:
 
 
 def _kept_in(folder: Path) -> AbstractContextManager[None]:
-    """Where it puts staged files and logs, which would be the user's home."""
+    """A context in which W&B stores staged files and logs in the run's folder instead of the user's home."""
     wanted = {name: folder / "wandb" for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR") if name not in os.environ}
     return variables(**wanted)

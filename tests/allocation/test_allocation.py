@@ -370,7 +370,7 @@ def test_what_is_out_of_range_is_refused(make, message):
 
 
 def test_what_is_left_alone_takes_no_part():
-    """Of a route that leaves attention dense, the MLP alone makes up the total."""
+    """If a route leaves attention dense, the MLP alone gets the total."""
     model = decoder()
     the_plan = plan(model, Route({"attention": Dense(), "mlp": Wanda("row")}), Unstructured(0.5), NoCorrection())
     asked = [site for site in the_plan.needs if the_plan.method.asked(site, the_plan.patterns[site])]

@@ -10,7 +10,7 @@ import torch
 from commands import SMALL, UNMEASURED, Run, command, run
 from safetensors import safe_open
 
-from sparsity.cache.statistics import packed, unpacked
+from sparsity.cache.statistics import as_tensors, from_tensors
 from sparsity.core import Tap
 from sparsity.groupings import Documents
 from sparsity.statistics import Activity, Gram, GroupedActivity, Moments, SquaredNorm
@@ -214,9 +214,9 @@ def test_a_state_survives_its_file():
         for statistic in (Gram(), SquaredNorm(), Moments(), Activity(threshold=0.1), GroupedActivity(Documents()))
     ]
     states = [tap.statistic.add(tap.statistic.zero(x_BTI, 2), x_BTI, labels_BT) for tap in taps]
-    tensors, layout = packed(states)
+    tensors, layout = as_tensors(states)
     for number, (tap, state) in enumerate(zip(taps, states, strict=True)):
-        again = unpacked(tap, layout[number], number, tensors, torch.device("cpu"))
+        again = from_tensors(tap, layout[number], number, tensors, torch.device("cpu"))
         assert type(again) is type(state)
         for was, now in zip(state, again, strict=True):
             assert type(was) is type(now)

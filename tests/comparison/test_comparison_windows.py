@@ -55,7 +55,7 @@ def test_scale_and_shift_go_through():
 
 
 def test_only_differences_count():
-    """What the windows have in common, the text's own difficulty, changes nothing."""
+    """The difficulty of the text, which both models share, has no effect."""
     a_N, b_N = a_pair()
     common_N = rng(7).standard_normal(24)
     found, moved = paired_difference(a_N, b_N, rng()), paired_difference(a_N + common_N, b_N + common_N, rng())
@@ -93,7 +93,7 @@ def test_a_higher_confidence_is_a_longer_interval():
 
 
 def test_the_order_of_the_text_matters():
-    """The same differences sorted are a text whose topic drifts: far less is known of its mean."""
+    """Sorted differences are a text with a drifting topic: the mean is much less certain."""
     a_N, b_N = a_pair()
     drifting = paired_difference(np.zeros(24), np.sort(b_N - a_N), rng())
     found = paired_difference(a_N, b_N, rng())

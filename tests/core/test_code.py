@@ -15,7 +15,8 @@ NUMBER = itertools.count()  # of modules that no other test has looked for
 TOOLS = {
     "__init__.py": "",
     "steel.py": "def melt(): ...",
-    "tools/__init__.py": "from .hammer import Hammer\nfrom .saw import Saw as Blade\nfrom . import bench\nSHARP = 1",
+    "tools/__init__.py": "from .hammer import Hammer\nfrom .saw import Saw as Blade\nfrom . import bench\n"
+    "from .saw import Saw as Keen\nSHARP = Keen = 1",
     "tools/hammer.py": "from ..steel import melt\nclass Hammer: ...",
     "tools/saw.py": "class Saw: ...",
     "tools/bench.py": "def height(): ...",
@@ -57,6 +58,7 @@ def found(home: Path, outside: tuple[str, ...] = ()) -> set[str]:
         ("from .tools import bench", {"tools/bench.py"}),
         # and counts where it gives the name its value, or where nobody can tell which names are used
         ("from .tools import SHARP", ALL),
+        ("from .tools import Keen", ALL),
         ("from .tools import *", ALL),
         ("from .tools import unheard_of", ALL),
         ("from . import tools", ALL),

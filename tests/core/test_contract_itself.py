@@ -136,7 +136,7 @@ class Rolls(Broken):
 
 
 class ComparesAShare(Broken):
-    """Of rows that are no problems of their own."""
+    """A method whose rows are not independent."""
 
     def needs(self, site):
         return (NORM,)

@@ -45,7 +45,7 @@ def walk(
 
 
 def exhaust(reports: Iterator[Any]) -> None:
-    """As a run does, which keeps no report: each holds its `keep_OI` on the device."""
+    """Prune and keep no report, like a run: a report holds its `keep_OI` on the device."""
     deque(reports, maxlen=0)
 
 
@@ -129,7 +129,7 @@ def test_the_walk_needs_one_block_not_the_model(method):
 
 
 def gram_error() -> float:
-    """Of a Gram folded on the device in float32, relative. TF32 keeps 10 of 23 bits: 1e-4 in place of 1e-7."""
+    """The relative error of a Gram matrix that is folded on the device in float32. With TF32, 10 of 23 bits: 1e-4, not 1e-7."""
     x_BTI = torch.randn(4, 256, 128, generator=torch.Generator().manual_seed(0))
     state = Gram().add(Gram().zero(x_BTI.to(CUDA)), x_BTI.to(CUDA))
     exact_II = Gram().add(Gram().zero(x_BTI.double()), x_BTI.double()).gram_II

@@ -36,7 +36,7 @@ HALF = Unstructured(0.5)
 
 
 class ReadsZero(TorchDispatchMode):
-    """Whoever reads a number off a tensor gets 0, since `meta` tensors hold none: `info` 0 is LAPACK's success, for example."""
+    """Reading a number from a tensor gives 0, because `meta` tensors hold none; for LAPACK's `info`, 0 means success."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def shapes(value: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """Of every tensor in the value, all of them away from the CPU."""
+    """The shape and dtype of every tensor in the value. No tensor may be on the CPU."""
     found = list(tensors(value))
     assert all(isinstance(tensor, FakeTensor) and tensor.device.type == "meta" for tensor in found), value
     return [(tuple(tensor.shape), tensor.dtype) for tensor in found]
@@ -249,7 +249,7 @@ def test_every_statistic_is_tested():
 
 
 def folded_state(statistic: Any, dtype: torch.dtype) -> Any:
-    """Of two sequences of five tokens."""
+    """The state of a statistic after a batch of two sequences with five tokens."""
     x_BTI, labels_BT = away(2, 5, I, dtype=dtype), away(2, 5, dtype=torch.long)
     state = statistic.zero(x_BTI, ROWS if statistic.grouping else 0)
     return statistic.add(state, x_BTI, labels_BT if statistic.grouping else None)
@@ -284,7 +284,7 @@ def test_keep_largest_computes_where_the_scores_are(removed):
 
 
 def folded(taps: Any, dtype: torch.dtype) -> Stats:
-    """What a stream would have folded, on the fake device."""
+    """The statistics that a stream would have folded, on the fake device."""
     return Stats(SITE, {tap: Folded(folded_state(tap.statistic, dtype)) for tap in taps})
 
 

@@ -48,7 +48,7 @@ def test_every_place_that_is_free_is_held_out_sometime():
 def test_text_that_leaves_nothing_to_hold_out_is_refused():
     assert draw(15, 2, 0, 5)[1].shape == (0, 5)
     for seed in range(10):
-        with pytest.raises(UserError, match="leave nowhere in it 8 in a row"):
+        with pytest.raises(UserError, match="leave no 8 consecutive tokens"):
             draw(16, 2, 1, 8, seed)
 
 

@@ -1,4 +1,4 @@
-"""What must be true of the mathematics, whatever the numbers: identities, limits where methods meet, and the papers themselves."""
+"""Facts of the mathematics that hold for all numbers: identities, limits in which methods agree, and the papers' algorithms."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_the_kth_smallest_is_that_of_a_sort(dtype):
 
 
 def _misleading(n):
-    """What is looked at first says nothing of the rest."""
+    """Numbers whose sample, every APART-th of them, lies outside the range of the others."""
     x_N = torch.rand(n, generator=torch.Generator().manual_seed(1))
     x_N[::APART] = torch.arange(len(x_N[::APART])) + 2.0
     return x_N

@@ -1,4 +1,4 @@
-"""What several processes prune together is what one prunes: text and rows are dealt out, and nothing is lost between them."""
+"""Several processes give the same pruned model as one: text and rows are divided, and nothing is lost between them."""
 
 from __future__ import annotations
 

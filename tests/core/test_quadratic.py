@@ -158,7 +158,7 @@ def test_one_step_solves_every_row_of_identity_plus_low_rank():
 
 
 def test_the_first_step_is_along_the_inverse_on_each_free_set():
-    """Of whatever matrix: the inverse of I + U U' restricted to the free set of the row, taken densely."""
+    """Whatever the matrix is, the direction is (I + U U')^-1 r on the row's free set, here computed with a dense inverse."""
     _, pull_OI, free_OI, low_IK, pairs_IJ = low_rank(4)
     matrix_II = system()[0]
     x_OI, _ = conjugate_gradients(matrix_II, pull_OI, free_OI, 1, low_IK, pairs_IJ)

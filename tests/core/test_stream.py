@@ -32,7 +32,7 @@ def walk(decoder: Decoder, s: BlockStream, method=None, pattern=HALF, layer_erro
 
 
 def block_outputs(decoder: Decoder, ids_BT) -> list[torch.Tensor]:
-    """What every block puts out inside the model's own forward."""
+    """The output of every block in the model's own forward pass."""
     seen: list[torch.Tensor] = []
 
     def hook(module, args, output):

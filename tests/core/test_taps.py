@@ -52,7 +52,7 @@ def decoder(name: str) -> Decoder:
 
 
 def seen_by(model: nn.Module, name: str, side: str) -> Tensor:
-    """What goes through a module of the model, as (B, T, J), over the stream's batches."""
+    """The activations (B, T, J) of a module of the model, over the stream's batches."""
     batches: list[Tensor] = []
 
     def hook(_, args, output):
@@ -182,7 +182,7 @@ def test_the_batch_size_does_not_change_them(statistic, batch_size):
 
 
 def folded(x_BTI: Tensor, shape: tuple[int, int], *, times: int = 1):
-    """What a layer `expert` that saw this in a batch of that shape has folded by document."""
+    """The state per document of a layer `expert` that saw this tensor in a batch of that shape."""
     module = nn.ModuleDict({"expert": nn.Linear(x_BTI.shape[-1], 2)})
     site, tap = Site(0, "block.expert", "mlp"), Tap(DOCUMENTS)
     fold = _Fold(Block(0, "block", module, {site: Linear(module["expert"], False)}), {site: [tap]})

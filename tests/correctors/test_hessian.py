@@ -139,7 +139,7 @@ hessians = st.builds(
 
 
 def bound(corrector) -> float | None:
-    """Of a weight's change, as a fraction of its dense value."""
+    """The bound of a weight's change, as a fraction of its dense value."""
     if isinstance(corrector, Hessian):
         return corrector.max_change
     return None if corrector.step == "optimal" else corrector.step * corrector.passes

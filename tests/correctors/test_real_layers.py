@@ -1,4 +1,4 @@
-"""What the correctors promise, on layers of the real model with real inputs: how near `optimal` comes, and that none does harm."""
+"""The correctors on layers of the real model with real inputs: `optimal` comes close to the optimum, and none raises the loss."""
 
 from __future__ import annotations
 

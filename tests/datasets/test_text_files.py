@@ -70,7 +70,7 @@ def test_tilde_is_the_home_folder(tmp_path: Path, other: Path, monkeypatch: pyte
             r"bad\.jsonl, line 2 is not JSON \(.* at column 9\)\. Expected",
         ),
         ("blank.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n', r"blank\.jsonl, line 2 is not JSON"),
-        ("array.json", b'[{"text": "a"}]', r"array\.json, line 1 is a list\. Expected one object a line"),
+        ("array.json", b'[{"text": "a"}]', r"array\.json, line 1 is a list\. Expected one object per line"),
         ("field.jsonl", b'{"text": "a"}\n{"body": 1, "id": 2}', r"line 2 has no field 'text'\. Found: body, id\. Set"),
         ("null.jsonl", b'{"text": null}', r"line 1: field 'text' is NoneType\. Expected a string"),
         ("fake.parquet", b"text", r"fake\.parquet is not a parquet file"),

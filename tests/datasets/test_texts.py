@@ -1,4 +1,4 @@
-"""What every text source is: one complete constructor call, a frozen value, and a description that pins both texts."""
+"""Every text source has one complete constructor call, is a frozen value, and has a description that identifies both texts."""
 
 from __future__ import annotations
 

@@ -91,7 +91,8 @@ def test_a_reference_of_another_width_is_refused():
     evaluator = Divergence(T, None, 1)
     kept = evaluator.reference(Decoder(TINY.load(None).model), IDS)
     with pytest.raises(
-        UserError, match=r"hidden states, 32 wide, for this model's head, which takes 64: expected models of one"
+        UserError,
+        match=r"hidden states, of width 32, into this model's head, which takes width 64: expected models of one",
     ):
         evaluator.compare(model(), IDS, kept)
 

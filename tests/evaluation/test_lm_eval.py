@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from sparsity.cache import Cache
 from sparsity.evaluation import harness
 from sparsity.models import Decoder
 from sparsity.stages.evaluating import references, tokenizer_hash
-from sparsity.stages.loading import Dense
+from sparsity.stages.loading import DenseModel
+from sparsity.stages.recording import Silent
 
 pytestmark = pytest.mark.usefixtures("work", "no_traces")
 
@@ -274,7 +276,7 @@ class Counts:
     def files(self):
         return ()
 
-    def reference(self, dense, ids_N):
+    def reference(self, dense, ids_N, notes):
         self.asked += 1
         return {"nothing": torch.zeros(1)}
 
@@ -284,8 +286,9 @@ def test_another_tokenizer_is_another_reference(tmp_path):
     for expected, template in enumerate([loaded.tokenizer.chat_template, "{{ messages }}"], start=1):
         loaded.tokenizer.chat_template = template
         for _ in range(2):
-            cache = Cache(tmp_path / "cache", 2**20)
-            references({"counts": counts}, Dense(loaded), torch.empty(0), torch.device("cpu"), cache)
+            parts, cache = SimpleNamespace(evaluation={"counts": counts}), Cache(tmp_path / "cache", 2**20)
+            job = SimpleNamespace(parts=parts, device=torch.device("cpu"), cache=cache)
+            references(SimpleNamespace(job=job, ids_N=torch.empty(0), record=Silent()), DenseModel(loaded))
         assert counts.asked == expected
 
 

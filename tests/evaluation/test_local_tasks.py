@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,13 @@ from sparsity.runs import tasks as command
 pytestmark = pytest.mark.usefixtures("work", "no_traces")
 
 
-def write(data: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write(data: Path, into: Path) -> int:
     """`python -m sparsity.runs.tasks DATA INTO`."""
-    monkeypatch.setattr(sys, "argv", ["tasks", str(data), str(into)])
-    command.main()
+    return command.main([str(data), str(into)])
 
 
 def requests(folder: Path, task: str) -> list[tuple[list[tuple[str, str]], object]]:
-    """What the model is asked for each document, and the right answer."""
+    """The prompts of each document and the right answer."""
     loaded = harness.load(harness.manager(folder, False, ()), [task], None)["tasks"][task]
     loaded.build_all_requests()
     documents = [doc for _, doc in loaded.doc_iterator()]
@@ -78,14 +76,14 @@ def test_a_document_whose_choices_have_other_labels(tasks):
     assert gold == 1
 
 
-def test_the_files_of_superglue_ask_the_same(tasks, tmp_path, monkeypatch):
-    write(lay_out(tmp_path / "others", OTHER), tmp_path / "other", monkeypatch)
+def test_the_files_of_superglue_ask_the_same(tasks, tmp_path):
+    assert write(lay_out(tmp_path / "others", OTHER), tmp_path / "other") == 0
     assert requests(tmp_path / "other", "rte") == requests(tasks, "rte")
 
 
-def test_finished_queries_ask_the_same_but_for_a_space_and_say_so(tasks, tmp_path, monkeypatch, capsys):
+def test_finished_queries_ask_the_same_but_for_a_space_and_say_so(tasks, tmp_path, capsys):
     """The published file has stripped the endings; lm-eval leaves a space where one began with a tag."""
-    write(lay_out(tmp_path / "others", OTHER), tmp_path / "other", monkeypatch)
+    assert write(lay_out(tmp_path / "others", OTHER), tmp_path / "other") == 0
     said = capsys.readouterr().out
     assert re.search(r"written  hellaswag_query: .*validation_query\.jsonl; not hellaswag: an ending", said)
     assert not (tmp_path / "other" / "hellaswag.yaml").exists()
@@ -106,21 +104,21 @@ def test_a_task_file_says_where_the_documents_are_and_nothing_of_metrics(tasks):
         }  # fmt: skip
 
 
-def test_a_training_split_is_used_for_examples(tmp_path, monkeypatch, capsys):
+def test_a_training_split_is_used_for_examples(tmp_path, capsys):
     data = lay_out(tmp_path / "data", {"piqa": DATA["piqa"] | {"train.jsonl": DATA["piqa"]["validation.jsonl"]}})
-    write(data, tmp_path / "tasks", monkeypatch)
+    assert write(data, tmp_path / "tasks") == 0
     assert "num_fewshot" not in capsys.readouterr().out
     task = harness.load(harness.manager(tmp_path / "tasks", False, ()), ["piqa"], 1)["tasks"]["piqa"]
     assert len(task.training_docs()) == 2
     assert task.get_config("num_fewshot") == 1
 
 
-def test_what_became_of_every_task_is_said(tmp_path, monkeypatch, capsys):
+def test_what_became_of_every_task_is_said(tmp_path, capsys):
     data = lay_out(tmp_path / "data", {task: DATA[task] for task in ("piqa", "boolq", "winogrande")})
     (data / "boolq" / "validation.jsonl").rename(data / "boolq" / "train.jsonl")
     (data / "winogrande" / "validation.jsonl").write_text(json.dumps({"text": "other"}) + "\n")
     lay_out(data, {"rte": {"dev.jsonl": [], "val.jsonl": []}})
-    write(data, tmp_path / "tasks", monkeypatch)
+    assert write(data, tmp_path / "tasks") == 0
     said = capsys.readouterr().out
     lines = {match[2]: match[0] for match in re.finditer(r"^(written|skipped)  (\w+): .*$", said, re.MULTILINE)}
     assert {*lines} == {*STOCK}
@@ -135,20 +133,20 @@ def test_what_became_of_every_task_is_said(tmp_path, monkeypatch, capsys):
     assert f"tasks_path={tmp_path / 'tasks'} evaluation.lm_eval.tasks=[piqa]" in said
 
 
-def test_a_second_call_replaces_the_first_ones_files_and_nobody_elses(tasks, tmp_path, monkeypatch):
+def test_a_second_call_replaces_the_first_ones_files_and_nobody_elses(tasks, tmp_path, capsys):
     (tmp_path / "data" / "piqa" / "validation.jsonl").unlink()
-    write(tmp_path / "data", tasks, monkeypatch)
+    assert write(tmp_path / "data", tasks) == 0
     assert {path.stem for path in tasks.iterdir()} == {*STOCK} - {"piqa"}
     (tasks / "boolq.yaml").write_text("task: boolq  # my own\n")
     before = {path.name: path.read_text() for path in tasks.iterdir()}
     (tmp_path / "data" / "rte" / "validation.jsonl").unlink()
-    with pytest.raises(SystemExit, match=r"boolq\.yaml was not written by this command"):
-        write(tmp_path / "data", tasks, monkeypatch)
+    assert write(tmp_path / "data", tasks) == 1
+    assert "boolq.yaml was not written by this command" in capsys.readouterr().err
     assert {path.name: path.read_text() for path in tasks.iterdir()} == before
 
 
-def test_a_folder_without_data_is_refused(tmp_path, monkeypatch):
+def test_a_folder_without_data_is_refused(tmp_path, capsys):
     for data, said in ((tmp_path / "none", "is no folder"), (tmp_path, "holds data of no task")):
-        with pytest.raises(SystemExit, match=rf"error: .*{said}"):
-            write(data, tmp_path / "tasks", monkeypatch)
+        assert write(data, tmp_path / "tasks") == 1
+        assert re.match(f"error: .*{said}", capsys.readouterr().err)
     assert not (tmp_path / "tasks").exists()

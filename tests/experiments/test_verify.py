@@ -30,4 +30,4 @@ def test_a_difference_is_found(monkeypatch, capsys):
 
     monkeypatch.setattr(verify.WandaByGram, "score", off)
     assert verify.main(TINY) == 1
-    assert capsys.readouterr().out.count("DIFFERENT keep and weights") == 2
+    assert capsys.readouterr().out.count("DIFFERENT masks and weights") == 2

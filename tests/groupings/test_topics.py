@@ -26,7 +26,7 @@ IDS_BT = torch.randint(V, (6, 40), generator=GENERATOR)
 
 
 def same_partition(a: Tensor, b: Tensor) -> bool:
-    """The same groups, whatever they are called."""
+    """True if two labellings give the same groups; the numbers of the groups may differ."""
     a, b = a.flatten(), b.flatten()
     return torch.equal(a[:, None] == a, b[:, None] == b)
 

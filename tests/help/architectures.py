@@ -76,7 +76,7 @@ def mixtral() -> PretrainedConfig:
 
 
 def build(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The same random weights each time, large enough that blocks matter, biases and norms included."""
+    """Give all parameters fixed random values, large enough that blocks matter, also biases and norms."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Auto.from_config(config).eval().requires_grad_(False)

@@ -16,7 +16,7 @@ TINY = Tiny(seed=0, hidden_size=32, num_blocks=2, tie_word_embeddings=True)
 
 
 def tiny(tie_word_embeddings: bool = True) -> Loaded:
-    """What `model=tiny` loads."""
+    """The model that `model=tiny` loads."""
     return Tiny(seed=0, hidden_size=64, num_blocks=2, tie_word_embeddings=tie_word_embeddings).load(None)
 
 

@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @cache
 def compose(*overrides: str) -> DictConfig:
-    """What `python run.py <overrides>` composes. Shared by the tests: read it, do not write to it."""
+    """The configuration that `python run.py <overrides>` composes. The tests share it: do not change it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose("config", list(overrides))
 

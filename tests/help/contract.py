@@ -97,7 +97,7 @@ def assembled(combination: tuple[str, str, str]) -> Parts:
 
 @dataclass
 class Seen:
-    """What went in and out of the components at one layer."""
+    """The inputs and outputs of the components at one layer."""
 
     dense_OI: Tensor
     pruned: Pruned
@@ -248,7 +248,7 @@ def removed_weights_are_zero(w: Walk) -> None:
 
 
 def survivors_are_the_dense_ones(w: Walk) -> None:
-    """Of a criterion, which only scores; and of the model where nothing corrects it; and where nothing is removed."""
+    """Survivors keep their dense values after a criterion, which only scores, without a corrector, and if nothing is removed."""
     for report, seen in w.layers:
         if isinstance(w.parts.method, Criterion) or report.asked == 0:
             keep_OI = report.keep_OI

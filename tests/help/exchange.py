@@ -31,7 +31,7 @@ class Concatenation:
 
 
 def exchange(processes: Processes) -> list[Any]:
-    """What this process has of all in the end, as JSON knows it."""
+    """The results of all exchanges in this process, as a JSON value."""
     me, merge, zero = processes.rank, Concatenation.merge, Concatenation.zero
     kinds = [torch.float64, torch.bfloat16, torch.bool, torch.int64]
     mine = [torch.full((2, 1 + me), me, dtype=dtype) for dtype in kinds[me:]]

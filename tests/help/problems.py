@@ -25,7 +25,7 @@ class Problem:
         return self.x_NI.T @ self.x_NI
 
     def stats(self) -> Stats:
-        """What a stream would have folded of these tokens."""
+        """The statistics that a stream would have folded from these tokens."""
         return Stats(SITE, {tap: Folded(fold(tap.statistic, self.x_NI[None])) for tap in (GRAM, NORM)})
 
 
@@ -40,7 +40,7 @@ def problem(
 
 
 def white(p: Problem) -> Problem:
-    """The same layer under inputs whose Gram matrix is a multiple of the identity."""
+    """A layer whose inputs have a Gram matrix that is a multiple of the identity."""
     q_NI, _ = torch.linalg.qr(p.x_NI)
     return Problem(3 * q_NI, p.layer)
 

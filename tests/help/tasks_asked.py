@@ -1,4 +1,4 @@
-"""What a command, or a test, asks of lm-eval, with the task files in tasks/."""
+"""The options with which commands and tests run lm-eval on the task files in tasks/."""
 
 from __future__ import annotations
 

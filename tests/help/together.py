@@ -20,7 +20,7 @@ from sparsity.processes import Processes, part
 
 
 class Board:
-    """What everybody pins on it, everybody reads."""
+    """A board on which every process writes, and which every process reads."""
 
     def __init__(self, size: int):
         self.size, self.barrier = size, Barrier(size, timeout=60)
@@ -69,7 +69,7 @@ class Thread:
 
 
 def together(size: int, work: Callable[[Processes], Any]) -> list[Any]:
-    """What `work` returns in each of so many processes, by rank. Raises what the first that failed raised."""
+    """The results of `work` in each process, by rank. Raises the error of the first process that failed."""
     board = Board(size)
 
     def one(rank: int) -> Any:

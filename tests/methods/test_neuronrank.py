@@ -38,7 +38,7 @@ shared = cache(decoder)  # for those who only look
 
 
 def activations(d: Decoder, name: str, side: str) -> Tensor:
-    """What the model sends through a module's side, (B, T, J), float64."""
+    """The activations (B, T, J) at one side of a module in the model's own forward pass, float64."""
     seen: list[Tensor] = []
     module = d.model.get_submodule(name)
     handle = module.register_forward_hook(lambda _, args, output: seen.append(args[0] if side == "input" else output))
@@ -203,7 +203,7 @@ def test_within_rows_the_factor_of_gate_and_up_cancels_and_the_log_says_so_once(
     caplog.set_level(logging.INFO, "sparsity")
     method = dataclasses.replace(OLD, scope=scope) if old else NeuronRank(Magnitude(scope), 1.0, DOC)
     found = pruned(method, pattern)
-    (said,) = [r.getMessage() for r in caplog.records if "changes nothing" in r.getMessage()]
+    (said,) = [r.getMessage() for r in caplog.records if "has no effect" in r.getMessage()]
     assert "the rows of gate_proj, up_proj" in said
     assert "down_proj" not in said
     assert ("scope=row compares within rows" if pattern is HALF else "NofM(n=2, m=4) compares within groups") in said

@@ -37,7 +37,7 @@ def sites(block: Block, role: str, axis: str) -> list[Site]:
 
 
 def seen(decoder: Decoder, *sources: tuple[str, str]) -> list[Tensor]:
-    """What the model itself sends through the modules' inputs and outputs, as (N, width)."""
+    """The activations (N, width) at the modules' inputs and outputs in the model's own forward pass."""
     found: dict[tuple[str, str], Tensor] = {}
     handles = []
     for name, side in sources:

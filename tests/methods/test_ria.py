@@ -116,7 +116,7 @@ def test_where_columns_weigh_the_same_it_is_magnitude_or_wanda(power):
 
 
 def test_no_row_and_no_column_is_emptied_for_being_small():
-    """What the shares are for: with tiny rows and columns, magnitude removes them whole in a layer."""
+    """The purpose of the shares: magnitude removes all weights of tiny rows and columns, RIA does not."""
     p = white(problem(outputs=16))
     weight_OI = p.layer.weight_OI.clone()
     weight_OI[3] *= 1e-3

@@ -22,7 +22,7 @@ ALL = 16  # candidates: as many as inputs
 
 
 def survivors(layer, base):
-    """What each weight is where it survives."""
+    """The value of each weight if it survives."""
     return torch.where(base.keep_OI, base.weight_OI, layer.weight_OI)
 
 

@@ -149,7 +149,7 @@ def test_shards_of_any_cut_are_read(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 def test_names_without_the_base_models_prefix_are_understood(tmp_path, name):
-    """As GPT-2's own checkpoint on the hub has them."""
+    """The tensors of GPT-2's checkpoint on the hub have such names."""
     model = zoo.build(zoo.CONFIGS[name]())
     model.save_pretrained(tmp_path)
     prefix = f"{model.base_model_prefix}."
@@ -182,7 +182,7 @@ def test_it_is_restored_from_its_files(tmp_path):
 
 
 def test_a_block_that_is_lent_is_lent_to_everyone(tmp_path):
-    """What one changes the other sees, and only the first one's end puts it away."""
+    """Nested contexts share the weights; only the end of the outer one stores them."""
     _, decoder = pair(tmp_path, "llama")
     block = decoder.blocks[1]
     site = next(iter(block.linears))

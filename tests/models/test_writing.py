@@ -1,4 +1,4 @@
-"""What a model writes is drawn from its own distribution, token by token, and a run calibrates on it besides the text it has."""
+"""Written text is drawn from the model's own distribution, token by token; a run calibrates on it and on its other text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a mutant is."""
+"""A mutant: one line of a file, the line that replaces it, and the tests that must then fail."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
+    """One mutant."""
+
     name: str
     file: str
     line: str  # occurs exactly once in the file

@@ -26,7 +26,7 @@ RESUMING = (
     Mutant("recovered weights are lost", RECOVERING, "decoder.blocks[site.block].write(site, weights[site.name])", "pass", RESUMED),
     Mutant("a finished evaluator is asked again", EVALUATING, "for about, _ in finished.read():", "for about, _ in ():", RESUMED),
     Mutant("one series of notes for both models", EVALUATING, "evaluate-dense-{name}", "evaluate-{name}", PERPLEXITY),
-    Mutant("a removed weight may grow", COUNTING, "masked_fill(keep_OI, 0)", "masked_fill(keep_OI | True, 0)", RESUMED),
+    Mutant("a removed weight may grow", COUNTING, "if found > (survivors", "if found < (survivors", RESUMED),
     Mutant("the last process decides", "sparsity/processes.py", "return cast(J, json.loads(said[0]))", "return mine",
            "tests/core/test_processes.py"),
 )  # fmt: skip

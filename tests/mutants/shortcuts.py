@@ -36,7 +36,7 @@ SHORTCUTS = (
     Mutant(
         "minus zero", "sparsity/core.py", "(layer.weight_OI * keep_OI).add_(0)", "layer.weight_OI * keep_OI", IDENTITIES
     ),
-    Mutant("a fingerprint of some", "sparsity/models/decoder.py", "in told:", "in told[:-1]:", WALK),
+    Mutant("a fingerprint of some", "sparsity/models/decoder.py", "in digests:", "in digests[:-1]:", WALK),
     Mutant("a file that was used is sound", ENTRY, "if sound:", "if True:", KEPT),
     Mutant("a file that changed is sound", ENTRY, ", stat.st_mtime_ns", "", KEPT),
 )

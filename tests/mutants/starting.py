@@ -10,7 +10,9 @@ TESTS = "tests/runs/test_command.py"
 STARTING = (
     Mutant("another one on the PATH", STARTED, "found and Path(found).resolve() == script.resolve()", "found", TESTS),
     Mutant("torchrun starts a script of pip's", STARTED, "module = installed or script", "module = script", TESTS),
-    Mutant("--help waits for torch", "sparsity/record/store.py", "from ..errors import", "from ..core import", TESTS),
+    Mutant(
+        "--help waits for torch", "sparsity/record/store.py", "from ..user_error import", "from ..core import", TESTS
+    ),
     Mutant(
         "a finished run waits for transformers",
         "sparsity/models/tiny.py",
@@ -18,7 +20,12 @@ STARTING = (
         "    pass\nfrom transformers import PreTrainedModel, ",
         TESTS,
     ),
-    Mutant("a word is an option", COMMAND, 'if re.fullmatch(r"[A-Za-z][\\w-]*", first):', "if False:", TESTS),
     Mutant("no garbage is collected", COMMAND, "        gc.enable()", "        pass", TESTS),
-    Mutant("a launcher gets a function without a name", COMMAND, "(job), conf)", "(lambda c: job(c)), conf)", TESTS),
+    Mutant(
+        "a launcher gets a function without a name",
+        COMMAND,
+        "(job), conf, COMMANDS)",
+        "(lambda c: job(c)), conf, COMMANDS)",
+        TESTS,
+    ),
 )

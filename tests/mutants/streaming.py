@@ -37,4 +37,12 @@ STREAMING = (
     Mutant("a recovery streams", RECOVERING, "if job.parts.model.stream and recovery.reads_text:", "if False:", RUNS),
     Mutant("processes stream", "sparsity/stages/loading.py", "if job.parts.model.stream:", "if False:", RUNS),
     Mutant("pruned blocks are run once", PRUNING, "return 1 if dense else 2 +", "return 1 if dense else 1 +", PLANNED),
+    Mutant("solves cost nothing", "sparsity/core.py", "if says else 0.0", "if False else 0.0", PLANNED),
+    Mutant(
+        "the corrector's solve is forgotten",
+        PRUNING,
+        "in (plan.method, plan.corrector))",
+        "in (plan.method,))",
+        PLANNED,
+    ),
 )

@@ -1,4 +1,4 @@
-"""What is fetched and converted once: whole or not there, checked, and built by one process at a time."""
+"""Built folders are complete or absent, checked, and built by one process at a time."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ import pytest
 from commands import MEASURED, SMALL, UNMEASURED, command, run
 from reports import finished, gathered
 
-from sparsity.core import Measured, UserError
+from sparsity.core import UserError
 from sparsity.evaluation import Divergence
+from sparsity.evaluator import Measured
 from sparsity.measures import Measure, both, said
 from sparsity.record.result import Result, evaluated, read
 from sparsity.report.build import build
@@ -119,6 +120,12 @@ def test_a_direction_is_smaller_or_larger():
 )  # fmt: skip
 def test_a_number_as_a_person_reads_it(value, unit, digits, words):
     assert said(value, unit, digits) == words
+
+
+def test_a_rise_that_is_no_number_is_unknown():
+    result = Result.from_json({"perplexity": {"dense": 1e-300, "pruned": 1e300}})
+    assert result.measure("rise") is None
+    assert result.measure("perplexity.pruned").value == 1e300
 
 
 def test_one_number_of_both_models():

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: each file, complete, the result last."""
+"""The files in a run's folder: each one is complete, and the result comes last."""
 
 import json
 import math

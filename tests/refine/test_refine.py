@@ -213,7 +213,7 @@ def test_what_gets_worse_elsewhere_is_not_kept():
 
 
 def passage_gain(passage: Passage, given_OI: torch.Tensor) -> torch.Tensor:
-    """What the tuned batches want to be added to the weight, survivors or not."""
+    """The change of the weight that the tuned batches ask for, also at removed weights."""
     x_NI = torch.cat(passage.inputs[:3]).flatten(0, 1)
     wanted_NO = torch.cat([y - x for x, y in zip(passage.inputs[:3], passage.targets[:3], strict=True)]).flatten(0, 1)
     return torch.linalg.lstsq(x_NI, wanted_NO).solution.T - given_OI

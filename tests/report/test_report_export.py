@@ -75,7 +75,7 @@ def test_earlier_runs_of_a_seed_do_not_count_and_that_is_said(tmp_path):
     for folder in "ab":
         finished(tmp_path / folder, 70.0)
     text = markdown(gathered(tmp_path), [])
-    assert "1 earlier run of the same seed and options does not count" in text
+    assert "1 earlier run with the same seed and options is not counted" in text
 
 
 def test_other_evaluations_have_columns(tmp_path):

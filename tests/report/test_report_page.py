@@ -243,7 +243,7 @@ def test_one_run_is_opened_from_the_table_and_from_the_chart(page, tmp_path):
     mark.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#run")).to_contain_text("method=wanda corrector=none sparsity=0.6 seed=1")
-    expect(page.locator("#texts")).to_contain_text("kept no generated text")
+    expect(page.locator("#texts")).to_contain_text("has no generated text")
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""What the report takes from disk, and what it says of the rest: runs unfinished, damaged, old."""
+"""The report reads finished runs, also old ones, and names the unfinished and the damaged ones."""
 
 from __future__ import annotations
 

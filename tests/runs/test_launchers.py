@@ -28,7 +28,7 @@ LAUNCHERS = {
 
 
 def table(sweep: str) -> list[dict[str, str]]:
-    """What was found: not where, nor how long it took."""
+    """The results without folders and times."""
     with Path(sweep, "sweep.csv").open() as file:
         return [
             {name: cell for name, cell in row.items() if "seconds" not in name and name != "folder"}
@@ -79,7 +79,7 @@ def test_the_slurm_launcher_composes():
 
 
 def trials(database: Path) -> int:
-    """That Optuna has the value of."""
+    """The number of points whose value Optuna knows."""
     if not database.exists():
         return 0
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:

@@ -64,7 +64,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..core import Measured
+from ..evaluator import Measured
 
 
 @dataclass(frozen=True)
@@ -157,12 +157,12 @@ def test_a_stage_takes_at_most_six_files(checkout):
     (checkout / "conf" / "scale" / "by.yaml").write_text(
         "_target_: sparsity.stages.scaling.Scaling\nby: 1.5  # any number but 0\n"
     )
-    edit(checkout / "conf" / "config.yaml", "  - recover: none\n", "  - recover: none\n  - scale: by\n")
+    edit(checkout / "conf" / "config.yaml", "  - recover: none ", "  - scale: by\n  - recover: none ")
     edit(package / "record" / "groups.py", '"evaluation", "tracker")', '"scale", "evaluation", "tracker")')
     edit(package / "options" / "components.py", "    recover: Recovery\n", "    recover: Recovery\n    scale: Any\n")
-    init = package / "stages" / "__init__.py"
-    edit(init, "from .stage import Stage\n", "from .scaling import Scale\nfrom .stage import Stage\n")
-    edit(init, "Recover(), Count()", "Recover(), Scale(), Count()")
+    order = package / "stages" / "order.py"
+    edit(order, "from .stage import Stage\n", "from .scaling import Scale\nfrom .stage import Stage\n")
+    edit(order, "Recover(), Count()", "Recover(), Scale(), Count()")
     assert len(touched(checkout)) <= 6
 
     planned = run(checkout, *MEASURED, "plan=true")

@@ -205,6 +205,25 @@ def test_operations_of_tunings_are_those_of_the_passes_that_they_make(llama_70b)
     assert need.operations["refining"] == 0
 
 
+def test_operations_of_solves_are_those_that_methods_and_correctors_say(llama_70b):
+    _, scores = asked(llama_70b, "method=wanda")
+    assert scores.operations["solving"] == 0
+    _, steps = asked(llama_70b, "method=wanda", "corrector=optimal")
+    _, more = asked(llama_70b, "method=wanda", "corrector=optimal", "corrector.steps=20")
+    shapes = 2 * [(WIDTH, WIDTH), (1024, WIDTH), (INNER, WIDTH)] + [
+        (WIDTH, INNER)
+    ]  # q and o, k and v, gate and up; down
+    product = BLOCKS * sum(2 * outputs * inputs**2 for outputs, inputs in shapes)
+    assert steps.operations["solving"] == 13 * product
+    assert more.operations["solving"] - steps.operations["solving"] == 10 * product
+    _, attention = asked(llama_70b, "method=hybrid", "method@method.routes.attention=sparsegpt")
+    small = BLOCKS * sum(2 * o * i**2 * (0.5 + i / (3 * o)) for o, i in 2 * [(WIDTH, WIDTH), (1024, WIDTH)])
+    assert attention.operations["solving"] == pytest.approx(small, rel=1e-12)
+    _, admm = asked(llama_70b, "method=admm")
+    _, default = asked(llama_70b, "method=pursuit", "method@method.base=admm")
+    assert default.operations["solving"] > admm.operations["solving"] > 20 * product
+
+
 @pytest.mark.parametrize(("batches", "held_out"), [(1, 0.0), (9, 0.0), (2, 0.25), (9, 0.25), (9, 0.8)])
 def test_a_tuning_makes_the_passes_that_it_says(batches, held_out):
     tuning = Tuning(3, 0.1, held_out, patience=3, seed=0)
@@ -252,7 +271,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """Of processes, by name."""
+    """The peak memory of processes, by name."""
     folder: Path = tmp_path_factory.mktemp("models")
     models = {n: write(folder / str(n), llama(n, 768, 2048, 12, 8192), torch.float32) for n in (8, 32)}
     return {name: measured(models[blocks], 64, *words) for name, (blocks, *words) in RUNS.items()}

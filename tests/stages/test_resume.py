@@ -142,6 +142,6 @@ def test_a_weight_that_its_mask_removed_must_be_zero(monkeypatch):
 
     monkeypatch.setattr(Distillation, "recover", grows)
     with pytest.raises(
-        RuntimeError, match=r"layers\.0\.self_attn\.q_proj: \d+ weights that its mask removed are not zero"
+        RuntimeError, match=r"layers\.0\.self_attn\.q_proj: \d+ weights are not zero, and its mask has \d+ survivors"
     ):
         command(*SMALL, *RECOVERED)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 import re
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -113,6 +115,7 @@ def test_code_that_changed_is_another_run():
 @pytest.mark.parametrize("library", ["torch", "transformers", "numpy", "python"])
 def test_another_version_is_another_run(library):
     its = asked()
+    assert its["versions"][library] == (platform.python_version() if library == "python" else version(library))
     assert run_key(its) != run_key(its | {"versions": its["versions"] | {library: "0.1"}})
 
 

@@ -190,7 +190,7 @@ def test_a_packed_checkpoint_is_refused():
     run(*DENSE, UNMEASURED, "save=true", "packed=true", into="a")
     ended = command(*SMALL, "model=local", "model.path=a/packed", "model.stream=true")
     assert ended.status == 1
-    assert "which model.stream=true cannot read a block of" in ended.err
+    assert "from which model.stream=true cannot read one block" in ended.err
 
 
 def test_nothing_is_left_but_the_run():

@@ -29,7 +29,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def address(sweep: Path) -> Iterator[str]:
-    """What `make dashboard` prints, of the Makefile's own command, in the folder where the sweep was run."""
+    """The output of the Makefile's command for `make dashboard`, in the folder of the sweep."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

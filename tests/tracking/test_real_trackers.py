@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import wandb
-from commands import MEASURED, SMALL, UNMEASURED, Run, command, process, workplace
+from commands import MEASURED, ROOT, SMALL, UNMEASURED, Run, command, process, workplace
 from trackers import SPY, TOLD, Study, own, sessions, wandb_history, wandb_run
 
-from sparsity.runs import pipeline
+from sparsity.evaluation import Perplexity
 
 SECRETS = ("WANDB_API_KEY", "HF_TOKEN")
 
@@ -172,7 +172,7 @@ for number in range(3):
 
 @pytest.mark.slow
 def test_several_processes_at_once(work):
-    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = (sys.executable, "-c", SEVERAL)
     started = [
         subprocess.Popen((*line, name), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -217,12 +217,12 @@ with Watch({"trackio": Trackio(None, "elsewhere", False)}) as watch:
 
 
 def test_trackio_replaces_a_run_that_is_started_again_and_asks_no_network(work):
-    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parents[2]), "HF_TOKEN": "hf_" + "x" * 34}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_TOKEN": "hf_" + "x" * 34}
     environment.pop("HF_HUB_OFFLINE")
     ended = subprocess.run((sys.executable, "-c", REPEATED), env=environment, capture_output=True, text=True)
     *alerts, refused = ended.stdout.splitlines()
     assert alerts == ["[('RuntimeError: no memory', 'error')]"] * 2, ended.stderr
-    assert refused.startswith("tracker=trackio failed (RuntimeError: this process keeps its runs in ")
+    assert refused.startswith("tracker=trackio failed (RuntimeError: this process already stores its runs in ")
     assert ended.stderr == ""
     assert Study(work / "kept", "project").history("id") == [{"layer/block": 0}, {"b": 2}]
 
@@ -243,7 +243,7 @@ def test_a_run_that_fails_is_failed_at_w_and_b(fresh, monkeypatch):
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(pipeline, "compare", broken)
+    monkeypatch.setattr(Perplexity, "compare", broken)
     with pytest.raises(RuntimeError):
         command(*SMALL, *MEASURED, "tracker=wandb", "hydra.run.dir=run")
     (session,) = sessions(fresh / "run")

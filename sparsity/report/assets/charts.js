@@ -1,4 +1,4 @@
-// Charts in SVG, drawn at the size at which they are shown best.
+// The charts, as SVG.
 const SHAPES = [
   (r) => `M0,${-r}A${r},${r} 0 1 1 0,${r}A${r},${r} 0 1 1 0,${-r}Z`,
   (r) => `M${-r},${-r}H${r}V${r}H${-r}Z`,
@@ -33,7 +33,7 @@ function ticks(low, high, most = 7, log = false) {
   for (let value = Math.ceil(low / step - 1e-9) * step; value <= high + step * 1e-9; value += step) found.push(value);
   return found;
 }
-// From a million on in words that fit beside the axis: 1M.
+// Numbers from a million on are shortened to fit beside the axis: 1M.
 const axisNumber = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4, notation: value < 1e6 ? "standard" : "compact" });
 
 function scatter() {
@@ -59,11 +59,11 @@ function scatter() {
   const methods = distinct(points.map((p) => data.runs[p.i].choices.method ?? "runs"));
   const [method, corrector] = ["method", "corrector"].map((name) => (i) => data.runs[i].choices[name] ?? { method: "runs", corrector: "none" }[name]);
   const correctors = distinct(points.map((p) => data.runs[p.i].choices.corrector ?? "none"));
-  // No other run has at least its sparsity, to half a percent, and a lower perplexity.
+  // The Pareto front: no other run has at least the same sparsity (to half a percent) and a lower perplexity.
   const round = (x) => Math.round(200 * x);
   const front = points.filter((p) => !points.some((q) => round(q.x) >= round(p.x) && q.y <= p.y && (round(q.x) > round(p.x) || q.y < p.y || q.i > p.i)))
     .sort((a, b) => a.x - b.x || a.y - b.y);
-  // Where runs stand in few columns, the marks of a column stand side by side, a lane for each method.
+  // With few different sparsities, the marks of one sparsity stand side by side, one lane per method.
   const lanes = Object.fromEntries(columns.map((at) => [at, methods.filter((name) => points.some((p) => column(p) === at && method(p.i) === name))]));
   const widest = Math.max(...Object.values(lanes).map((names) => names.length));
   const lane = Math.min(48, (0.75 * (W - left - right)) / (columns.length + 0.4) / widest);
@@ -85,7 +85,7 @@ function scatter() {
         ...tipped(`${label(p.i)}\nperplexity ${plain(p.y, 2)}, sparsity ${plain(100 * p.x, 2)} %${front.includes(p) ? "\non the Pareto front" : ""}`) })),
     front.slice(0, 12).map((p) => s("text", { class: "ink halo", x: X(p.x) + aside(p), y: Y(p.y) + 19, "text-anchor": "middle" }, short(p.i))));
   return [
-    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, the runs that no other beats in both perplexity and sparsity (to half a percent). Select a mark to open its run.", columns.length <= 6 && methods.length > 1 && " Marks of one sparsity stand side by side, by method: the grid line in their midst is their sparsity."),
+    h("p", { class: "soft" }, "Every run of this protocol. Dashed steps: the Pareto front, that is, the runs for which no other run has a lower perplexity and at least the same sparsity (to half a percent). Select a mark to open its run.", columns.length <= 6 && methods.length > 1 && " Marks of one sparsity stand side by side, by method; the grid line between them shows their sparsity."),
     h("div", { class: "legend" }, methods.map((name, k) => h("span", {}, swatch(0, series(k)), name))),
     correctors.length > 1 && h("div", { class: "legend" }, "corrector:", correctors.map((name, k) => h("span", {}, swatch(k, "var(--soft)"), name))),
     chart,
@@ -93,7 +93,7 @@ function scatter() {
   ];
 }
 
-// Method x corrector, a table for each sparsity and pattern; the other options that differ are part of the row.
+// Tables of method x corrector, one for each sparsity and pattern. Other options that differ are part of the row's name.
 function matrix() {
   const here = group();
   const columns = here.columns.filter((column) => !column.seed).map((column) => column.key);
@@ -103,13 +103,13 @@ function matrix() {
   const down = columns.filter((key) => ![...across, ...apart].includes(key));
   const said = (one, keys) => here.columns.filter(({ key, usual }) => keys.includes(key) && ![undefined, usual].includes(one.options[key]))
     .map(({ key, heading, plain: bare }) => (bare ? one.options[key] : `${heading} ${one.options[key]}`)).join(" · ");
-  return [h("p", { class: "soft" }, "Mean perplexity over seeds, ± their standard deviation. The stronger the shade, the lower; bold: the lowest, which is no verdict."),
+  return [h("p", { class: "soft" }, "Mean perplexity over seeds ± standard deviation. A stronger shade is a lower perplexity. Bold: the lowest mean; the difference may be chance."),
     ...distinct(pruned.map((one) => said(one, apart))).sort().map((title) => {
     const cells = pruned.filter((one) => said(one, apart) === title);
     const heads = distinct(cells.map((one) => said(one, across))).sort((a, b) => (b === "none") - (a === "none") || a.localeCompare(b));
     const rows = distinct(cells.map((one) => said(one, down)));
     const logs = cells.map((one) => Math.log(one.mean));
-    const low = Math.min(...logs), high = Math.min(Math.max(...logs), low + Math.log(4));  // what is four times worse is pale
+    const low = Math.min(...logs), high = Math.min(Math.max(...logs), low + Math.log(4));  // four times the lowest perplexity or more: no shade
     return [title && h("h3", {}, title), h("div", { class: "scroll matrix" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "method"), heads.map((name) => h("th", { scope: "col", class: "num" }, name)))),
       h("tbody", {}, rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row), heads.map((head) => {
@@ -123,7 +123,7 @@ function matrix() {
     })];
 }
 
-// Where the seconds and the memory went.
+// Seconds by stage, and peak memory.
 function costs() {
   const here = group();
   const stages = here.stages;  // as the results say, in their order

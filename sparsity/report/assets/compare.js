@@ -1,4 +1,4 @@
-// What the intervals, which were computed when the page was made, say about two runs and about methods.
+// The comparison of two runs, and of methods. The intervals were computed when the page was made.
 const MODELS = "Windows and documents compare two pruned models. A claim about a method needs several seeds: see Seeds.";
 
 // The difference b - a in the unit of its kind: a ratio from its logarithm, a fraction in percentage points, or the number itself.
@@ -31,8 +31,8 @@ function refusal(a, b) {
   if (one.windows.length !== other.windows.length) return h("p", { class: "warn", id: "refusal" },
     `Not compared: ${one.windows.length} and ${other.windows.length} windows.`);
   return h("p", { class: "warn", id: "refusal" }, here.pairs.compared < here.pairs.possible
-    ? `Not computed: of ${here.pairs.possible} pairs the ${here.pairs.compared} foremost were. A report of fewer folders has room for this one. An earlier run of the same options and seed is not compared either.`
-    : "Not computed: one of the two is an earlier run of options and a seed that were run again; the latest is compared.");
+    ? `Not computed: only the first ${here.pairs.compared} of ${here.pairs.possible} pairs were. Make a report of fewer folders to compare these two. Of several runs with the same options and seed, only the latest is compared.`
+    : "Not computed: a later run has the same options and seed as one of the two. Only the latest run is compared.");
 }
 
 function twoRuns() {
@@ -51,8 +51,8 @@ function twoRuns() {
   return [
     h("p", { class: "soft" }, `Paired differences b − a with 95 % intervals. ${MODELS}`),
     pick,
-    a.group === b.group && h("p", { class: "small" }, options.length ? ["They differ in ", options.map(([key, x, y], i) => [i ? "; " : "", `${key}: `, h("strong", {}, x), " and ", h("strong", {}, y)]), "."] : "They have the same options."),
-    aside.length > 0 && h("p", { class: "soft small" }, "Also different, which may move the last digits: ", aside.map((name) => `${name} ${a.circumstances[name]} and ${b.circumstances[name]}`).join("; "), "."),
+    a.group === b.group && h("p", { class: "small" }, options.length ? ["The two runs differ in ", options.map(([key, x, y], i) => [i ? "; " : "", `${key}: `, h("strong", {}, x), " and ", h("strong", {}, y)]), "."] : "They have the same options."),
+    aside.length > 0 && h("p", { class: "soft small" }, "Other differences, which may change the last digits: ", aside.map((name) => `${name} ${a.circumstances[name]} and ${b.circumstances[name]}`).join("; "), "."),
     rows.length ? rows.map((row) => said(row, first, second)) : refusal(first, second),
     rows.some((row) => row.kind.unit === "ratio") && windowChart(first, second),
     a.group === b.group && documentNotes(first, second, rows),
@@ -71,13 +71,13 @@ function said(row, first, second) {
     row.kind.unit === "ratio" && h("p", { class: "soft small" }, `In nats per token: ${signed(row.estimate, 4)} (${signed(row.low, 4)} to ${signed(row.high, 4)}).`));
 }
 
-// The differences window by window, in the order of the text.
+// The difference of each window, in the order of the text.
 function windowChart(first, second) {
   const [a, b] = [data.runs[first].windows, data.runs[second].windows];
   const differences = a.map((value, i) => b[i] - value);
   const [W, H, left, right, top, bottom] = [1120, 220, 64, 16, 22, 40];
   const [low, high] = [Math.min(0, ...differences), Math.max(0, ...differences)];
-  if (low === high) return h("p", { class: "soft small" }, "Every window has the same NLL under both.");
+  if (low === high) return h("p", { class: "soft small" }, "Every window has the same NLL in both runs.");
   const pad = 0.06 * (high - low);
   const Y = (y) => top + ((high + pad - y) / (high - low + 2 * pad)) * (H - top - bottom);
   const width = (W - left - right) / differences.length;
@@ -95,9 +95,9 @@ function documentNotes(first, second, rows) {
   const [a, b] = [data.runs[first].documents, data.runs[second].documents];
   const notes = a.map(([task, digest, count]) => {
     const twin = b.find((other) => other[0] === task);
-    if (!twin) return `${task}: only a has it.`;
+    if (!twin) return `${task}: not compared, only a has it.`;
     if (twin[1] !== digest) return `${task}: not compared, the documents are not the same (${count} and ${twin[2]}).`;
-    return rows.some((row) => row.what === task) ? null : `${task}: not computed, beyond the limit of comparisons.`;
+    return rows.some((row) => row.what === task) ? null : `${task}: not computed, because the limit of comparisons was reached.`;
   }).filter(Boolean);
   return notes.length > 0 && h("ul", { class: "small soft" }, notes.map((note) => h("li", {}, note)));
 }
@@ -130,9 +130,9 @@ function allPairs() {
   const menu = (title, values, now, key, any) => values.length > 1 && chooser(title, [...(any ? [[-1, any, ""]] : []), ...values.map((value, i) => [i, value, ""])],
     now === null ? -1 : values.indexOf(now), (i) => { state.open[key] = values[i] ?? null; redraw("pairs"); });
   return [
-    h("p", { class: "soft" }, `A winner is named only where the interval excludes zero and p, after Holm's adjustment over the pairs of one sparsity and seed, is at most 0.05. ${MODELS}`),
-    compared < possible && h("p", { class: "warn", id: "limit" }, `${compared} of ${possible} pairs of runs were computed: those of equal sparsity and seed first, the best perplexities first. A report of fewer folders has room for the rest.`),
-    here.repeats > 0 && h("p", { class: "soft small" }, `${here.repeats} earlier runs of options and a seed that were run again are left out.`),
+    h("p", { class: "soft" }, `A winner is named only if the interval excludes zero and p, after Holm's adjustment over the pairs of one sparsity and seed, is at most 0.05. ${MODELS}`),
+    compared < possible && h("p", { class: "warn", id: "limit" }, `${compared} of ${possible} pairs of runs were computed: pairs of equal sparsity and seed first, and among these the lowest perplexities. Make a report of fewer folders to compare the others.`),
+    here.repeats > 0 && h("p", { class: "soft small" }, `${here.repeats} earlier runs are left out, because a later run has the same options and seed.`),
     h("div", { class: "row controls" }, search, menu("measure", whats, what, "what"), menu("adjusted together", families, family, "family", "all"),
       h("span", { class: "soft" }, `${chosen.length} pairs`)),
     sortable("all-pairs", "All pairs", columns, chosen, { limit: 100 }),
@@ -142,7 +142,7 @@ function allPairs() {
 function seedsSection() {
   const here = group();
   const rows = here.seeds.filter((one) => one.values.length > 1);
-  if (!rows.length) return [h("p", { class: "soft" }, "Every composition here was run with one seed. Nothing can be said of methods, only of these pruned models: run more, seed=0,1,2.")];
+  if (!rows.length) return [h("p", { class: "soft" }, "Every composition here was run with one seed. That compares these pruned models, but not the methods. Run more seeds: seed=0,1,2.")];
   const columns = [
     { heading: "composition", value: (row) => row.label },
     { heading: "seeds", value: (row) => row.values.length, cell: (row) => row.values.map(([seed]) => seed).join(", ") },
@@ -164,16 +164,16 @@ function seedsSection() {
       (row[8] ? h("strong", {}, row[8], ": ", name(row[row[8] === "a" ? 0 : 1])) : h("span", { class: "soft" }, "not certain")) },
   ];
   return [
-    h("p", { class: "soft" }, "A seed draws the calibration text. Over seeds, an interval speaks of the method on this evaluation text, not of one pruned model."),
+    h("p", { class: "soft" }, "The seed draws the calibration text. An interval over seeds is about the method on this evaluation text, not about one pruned model."),
     forest(rows),
     sortable("seeds-table", "Compositions over seeds", columns, rows),
     h("h3", {}, "Methods over common seeds"),
     here.methods.length ? sortable("methods-table", "Methods over common seeds", pairs, here.methods, { limit: 100 })
-      : h("p", { class: "soft" }, "No two compositions of one sparsity share three seeds, so no method is compared with another."),
+      : h("p", { class: "soft" }, "No two compositions of one sparsity have three seeds in common, so methods cannot be compared."),
   ];
 }
 
-// Means with their intervals and the single runs, on a logarithmic axis.
+// The mean of each composition with its interval, and the single runs, on a logarithmic axis.
 function forest(rows) {
   const [W, left, right, step, top] = [1120, 400, 30, 24, 10];
   const H = top + step * rows.length + 40;

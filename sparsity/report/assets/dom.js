@@ -1,4 +1,4 @@
-// Building blocks. Text reaches the page as text nodes and attributes only, never as markup.
+// Building blocks. Text becomes text nodes and attributes only, never markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -54,7 +54,7 @@ function deviation(values) {
 }
 
 const tip = document.getElementById("tip");
-// What is said on pointing at, or on reaching by keyboard, a mark of a chart.
+// The event handlers that show a text when a mark of a chart is pointed at or focused.
 function tipped(text) {
   const place = (x, y) => {
     tip.textContent = text;
@@ -97,7 +97,7 @@ function copied(text, what) {
   } }, "Copy");
   return button;
 }
-function selected(text) {  // a page from disk may not be given the clipboard
+function selected(text) {  // for browsers that refuse the clipboard to a page from disk
   const area = h("textarea", {}, text);
   document.body.append(area);
   area.select();

@@ -1,4 +1,4 @@
-// The page: its parts in order, and what redraws them.
+// The parts of the page in their order, and the functions that draw them.
 const PARTS = [
   ["runs", "Runs", runsSection],
   ["front", "Perplexity and sparsity", scatter],
@@ -21,16 +21,16 @@ function redraw(id) {
   const inside = places[id].contains(document.activeElement) && document.activeElement;
   const again = inside && inside.tagName === "SELECT" ? [...places[id].querySelectorAll("select")].indexOf(inside) : -1;
   places[id].replaceChildren(h("h2", {}, title), ...[content].flat(Infinity).filter(Boolean));
-  if (again >= 0) places[id].querySelectorAll("select")[again]?.focus();  // a choice must not lose the keyboard
+  if (again >= 0) places[id].querySelectorAll("select")[again]?.focus();  // redrawing must not lose the keyboard focus
 }
 
 function warnings() {
   const leaking = data.runs.filter((run) => run.leakage);
   return [
     data.problems.length > 0 && h("div", { class: "warn", id: "problems" }, h("details", { open: data.problems.length <= 4 },
-      h("summary", { class: "warn-head" }, `${data.problems.length} folders are not, or not wholly, in this report`),
+      h("summary", { class: "warn-head" }, `${data.problems.length} folders are not, or not completely, in this report`),
       h("ul", {}, data.problems.map(([where, what]) => h("li", {}, h("code", {}, where), `: ${what}`))))),
-    leaking.length > 0 && h("div", { class: "warn", id: "leakage" }, "Calibration text that the evaluation text holds too, so that perplexities may be too low:",
+    leaking.length > 0 && h("div", { class: "warn", id: "leakage" }, "The evaluation text contains parts of the calibration text, so these perplexities may be too low:",
       h("ul", {}, leaking.map((run) => h("li", {}, `${run.label}: ${run.leakage.shared} of ${run.leakage.tokens} tokens`)))),
   ];
 }
@@ -41,7 +41,7 @@ function protocols() {
   const buttons = data.groups.map((one, i) => h("button", { type: "button", "aria-pressed": String(i === state.group), onclick: () => choose(i) },
     `${one.name}: ${one.members.length} run${one.members.length > 1 ? "s" : ""}`));
   return [
-    several && [h("p", {}, "These runs were measured under different protocols, so their figures do not compare. Everything below shows one protocol at a time."),
+    several && [h("p", {}, "These runs were measured under different protocols, so their results cannot be compared. Everything below shows one protocol at a time."),
       h("div", { class: "row" }, h("span", {}, "Protocol"), buttons),
       h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, ""), data.differ.map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, data.groups.map((one, i) => h("tr", { class: i === state.group && "on" }, h("th", { scope: "row" }, one.name), data.differ.map((name) => h("td", {}, one.conditions[name])))))))],
@@ -50,7 +50,7 @@ function protocols() {
   ];
 }
 
-// The pruned run of the lowest perplexity.
+// The pruned run with the lowest perplexity.
 function foremost(i) {
   const rank = (run) => (data.runs[run].numbers["sparsity.found"] > 0.001 ? data.runs[run].numbers["perplexity.pruned"] ?? Infinity : Infinity);
   return data.groups[i].members.reduce((best, run) => (rank(run) < rank(best) ? run : best));

@@ -24,9 +24,9 @@ function oneRun() {
   const command = (text, what) => text && [h("h3", {}, what), h("div", { class: "row" }, h("code", {}, text), copied(text, what))];
   return [
     picker("run"),
-    run.leakage && h("p", { class: "warn" }, `${run.leakage.shared} of ${run.leakage.tokens} calibration tokens stand in a span of ${run.leakage.span} tokens that the evaluation text holds too: its perplexity may be too low.`),
+    run.leakage && h("p", { class: "warn" }, `${run.leakage.shared} of ${run.leakage.tokens} calibration tokens lie in a span of ${run.leakage.span} tokens that also occurs in the evaluation text. The perplexity of this run may be too low.`),
     command(run.command, "Its command"),
-    run.point && run.point !== run.command && command(run.point, "This run alone"),
+    run.point && run.point !== run.command && command(run.point, "The command of this run alone"),
     h("dl", { class: "facts" }, facts.filter(([, value]) => value).map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))])),
     run.config && h("details", {}, h("summary", {}, "Its configuration, resolved"), h("pre", {}, run.config)),
   ];
@@ -81,7 +81,7 @@ function textsSection() {
     run.texts.length ? h("div", { class: "scroll" }, h("table", {},
       h("thead", {}, h("tr", {}, ["prompt", "dense", "pruned"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, run.texts.map((row) => h("tr", {}, row.map((cell) => h("td", { class: "text" }, cell)))))))
-      : h("p", { class: "soft" }, "This run kept no generated text; evaluation=[perplexity,generation] keeps some."),
-    run.more_texts > 0 && h("p", { class: "soft small" }, `${run.more_texts} more stand in its generations.csv.`),
+      : h("p", { class: "soft" }, "This run has no generated text; evaluation=[perplexity,generation] adds it."),
+    run.more_texts > 0 && h("p", { class: "soft small" }, `${run.more_texts} more are in its generations.csv.`),
   ];
 }

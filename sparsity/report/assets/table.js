@@ -1,4 +1,4 @@
-// A table that is sorted by its headings. columns: {heading, value(row), cell(row)?, text?(row), num?, title?}
+// A table that can be sorted by its headings. columns: {heading, value(row), cell(row)?, text?(row), num?, title?}
 const sorting = {};  // table id -> [column heading, direction]; kept when a table is drawn again
 
 function sortable(id, caption, columns, rows, options = {}) {
@@ -23,7 +23,7 @@ function sortable(id, caption, columns, rows, options = {}) {
     const empty = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
     return [...rows].sort((a, b) => {
       const [x, y] = [column.value(a), column.value(b)];
-      if (empty(x) || empty(y)) return empty(x) - empty(y);  // what is unknown stays at the end, whichever way
+      if (empty(x) || empty(y)) return empty(x) - empty(y);  // unknown values stay at the end in both directions
       if (typeof x === "number" && typeof y === "number") return way * (x - y);
       return way * String(x).localeCompare(String(y), "en", { numeric: true });
     });
@@ -113,8 +113,8 @@ function runsSection() {
       onchange: (event) => { state.columns[measure.key] = event.target.checked; draw(); } }), ` ${measure.heading}`))));
   const usual = here.columns.filter((column) => column.usual !== null).map((column) => `${column.key} ${column.usual}`).join(", ");
   return [
-    h("p", { class: "soft" }, "The columns on the left are what differs between the configurations. Click a value to keep only its runs, a heading to sort."),
-    usual && h("p", { class: "soft small" }, `Where nothing else is said of a run that has them: ${usual}.`),
+    h("p", { class: "soft" }, "The columns on the left are the options in which the runs differ. Click a value to keep only runs with it, or a heading to sort."),
+    usual && h("p", { class: "soft small" }, `Unless a run says otherwise: ${usual}.`),
     h("div", { class: "row controls" }, search, count, chips),
     holder,
     folded,
