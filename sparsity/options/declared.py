@@ -1,7 +1,6 @@
-"""What a class declares about its options, read from its source: the types, the ranges and the docstring.
+"""The declarations of a class, read from its source without importing it: the types and ranges of its options, and its docstring.
 
-The source is parsed and nothing is imported, so that help needs neither torch nor the user's own code to run. What cannot be found
-or understood is left out: a file that is missing, a name that is computed.
+Help therefore needs neither torch nor the user's own code to run. A file that is missing, or a name that is computed, is left out.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class Declared:
 
     @cached_property
     def parameters(self) -> Mapping[str, tuple[Module, ast.expr | None]]:
-        """What the constructor takes, in its order: the fields of a dataclass or a model, or the arguments of `__init__`."""
+        """The constructor's parameters, in its order: the fields of a dataclass or a model, or the arguments of `__init__`."""
         found: dict[str, tuple[Module, ast.expr | None]] = {}
         for base in reversed(self.node.bases):
             if (parent := _class(self.module, base)) is not None:
@@ -148,7 +147,7 @@ def _class(module: Module, kind: ast.expr) -> Declared | None:
 
 
 def _named(module: Module, kind: ast.expr) -> tuple[Module, ast.AST] | None:
-    """What a name in an annotation stands for: `Share`, or `ranges.Share` of an imported module."""
+    """The definition of a name in an annotation: of `Share`, or of `ranges.Share` in an imported module."""
     match kind:
         case ast.Name(id=name):
             return module.find(name)

@@ -1,4 +1,4 @@
-"""What `python run.py help ...` prints: the groups, their options and every value, explained by the comments of the configuration.
+"""The pages of `python run.py help ...`: every group, option and value, explained by the comments of the configuration.
 
 Light: nothing of a component is imported, neither torch nor transformers.
 """
@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..record.started import started
 from ..user_error import UserError
 from .written import COMMAND, Group, Key, Option, Written
 
@@ -23,7 +25,7 @@ ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
 OWN = ("--config-dir", "-cd")  # Hydra's flag for a folder with options of the user's own
 
 
-def explain(words: Sequence[str], conf: Path, program: str = "python run.py") -> str:
+def explain(words: Sequence[str], conf: Path) -> str:
     """The help on each of `words`: a group ("method"), an option ("method=pursuit"), or values ("scope", "refine.epochs").
 
     Without words: how to ask, and all groups and values with one line each. `conf`: the folder of the configuration; the words
@@ -39,19 +41,19 @@ def explain(words: Sequence[str], conf: Path, program: str = "python run.py") ->
     for folder in map(str, folders):
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder} is no folder: expected one that holds <group>/<option>.yaml")
-    page = Page(Written(tuple(folders)), program)
+    page = Page(Written(tuple(folders)))
     return "\n\n".join("\n".join(page.on(word)) for word in asked) if asked else "\n".join(page.index())
 
 
 class Page:
     """Lines of text, no wider than the terminal and `WIDEST`."""
 
-    def __init__(self, written: Written, program: str):
-        self.written, self.program = written, program
+    def __init__(self, written: Written):
+        self.written, self.program = written, shlex.join(started())
         self.width = max(60, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
     def index(self) -> Iterator[str]:
-        """How to ask for help, and what there is."""
+        """The page that says how to ask for help and lists all groups and values."""
         groups = self.written.groups
         ways = {
             "help method": "a group: its options with one line each",
@@ -203,7 +205,7 @@ class Page:
             yield from part
 
     def _nearest(self, name: str) -> str:
-        """What may have been meant, as it is typed behind `help`."""
+        """The names nearest to a word, as they are typed behind `help`."""
         written = self.written
         names = {key.path.rpartition(".")[2]: key.path for _, key in written.every}
         names |= {option: f"{group.name}={option}" for group in written.groups.values() for option in group.options}
@@ -226,7 +228,7 @@ def _meant(name: str, options: Iterable[str], group: str) -> str:
 
 
 def _source(value: str) -> str:
-    """Where a value comes from that the file leaves to the environment or to another value."""
+    """The source of a value that a file takes from the environment or from another value. Empty if the file has it."""
     match = re.search(r"\$\{(?:oc\.(env|select):)?([\w.]+)(?:,([^}]*))?\}", value)
     if value == "???":
         return "has to be set"

@@ -1,17 +1,19 @@
-"""What is wrong with the words of a command line, and how they are written: seen before anything is composed or loaded.
+"""Mistakes that the words of a command line show by themselves, each with what to write instead.
 
-A rule is a function of a word and of the command around it. It returns a message, or None where it finds nothing wrong: what no
-rule knows is Hydra's to judge, which composes the configuration.
+They are found before anything is composed or loaded. A rule is a function of a word and of the command around it. It returns a
+message, or None if it finds nothing wrong. Hydra judges the rest when it composes the configuration.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from ..record.started import started
 from .mistakes import ELSEWHERE, NEEDLESS, no_option
 from .written import Written
 
@@ -125,7 +127,7 @@ def is_no_pair(word: Word, command: Command) -> str | None:
     if homes := [f"{group}={key}" for group, there in command.written.groups.items() if key in there.options]:
         return f"got {key}: expected key=value. Did you mean {' or '.join(homes)}?"
     if key in command.commands:
-        return f"got {key} behind other words: expected it as the first one. Write python run.py {key} ..."
+        return f"got {key} behind other words: expected it as the first one. Write {shlex.join(started())} {key} ..."
     if close := difflib.get_close_matches(key, command.commands, n=1):
         return f"got {key}: expected key=value, or a command. Did you mean {close[0]}?"
     return f"got {word.text}: expected key=value, such as method=wanda. If it belongs to the value before it, put both in quotes"
@@ -148,7 +150,7 @@ def is_a_sweep(word: Word, command: Command) -> str | None:
         return f"got {word.text}: expected a value behind the last comma. Write {key}={value.rstrip(', ')}"
     if command.sweep or not (several or SWEEPS.match(value)):
         return None
-    ways = [f"For a run of each, add -m: python run.py -m {key}={value}"]
+    ways = [f"For a run of each, add -m: {shlex.join(started())} -m {key}={value}"]
     listed = command.written.groups[key].default if key in command.written.groups else command.settings.get(key, "[")
     if several and listed.startswith("["):
         ways.append(f"for a list, put it in brackets: {key}=[{value}]")

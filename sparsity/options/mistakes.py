@@ -1,18 +1,20 @@
-"""What a mistake in the options is, what may have been meant, and what to do next: from names and messages, when a run was refused.
+"""The kinds of mistakes in the options, and the next step for each: the nearest names, or what to write instead.
 
-What can be seen in the words of the command line alone is said before, by `meant`.
+Mistakes that the words of the command line show by themselves are found earlier, by `meant`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
+from ..record.started import started
 from ..user_error import UserError
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
@@ -29,7 +31,7 @@ ELSEWHERE = {
 }  # fmt: skip
 # Words for what happens without any word.
 NEEDLESS = {"resume": "A run that was interrupted goes on when the same command is started again"}
-# What a launcher or a sweeper needs that is not installed with the program: an extra of pyproject.toml.
+# The extra of pyproject.toml that a launcher or a sweeper needs.
 EXTRAS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray", "optuna": "optuna"}
 
 WIKITEXT = (
@@ -40,7 +42,7 @@ WIKITEXT = (
 
 
 def alternatives(key: str, keys: Collection[str], homes: Sequence[str] = ()) -> str:
-    """What `key` may have meant, and the options beside it. `homes`: the options that have this key and were not chosen."""
+    """The keys nearest to `key`, and the options beside it. `homes`: the options that have this key and were not chosen."""
     parent, _, name = key.rpartition(".")
     beside = [k for k in keys if k.rpartition(".")[0] == parent]
     if not beside:
@@ -88,7 +90,9 @@ def _meant(group: str, value: str, options: Collection[str], is_list: bool) -> s
 
 def _listed(group: str, options: Iterable[str]) -> str:
     names = ", ".join(options)
-    return f"\nOptions of {group}: {names}" + ("" if "/" in group else f"\nWhat they do: python run.py help {group}")
+    return f"\nOptions of {group}: {names}" + (
+        "" if "/" in group else f"\nWhat they do: {shlex.join(started())} help {group}"
+    )
 
 
 def _close(value: str, options: Iterable[str]) -> list[str]:
@@ -111,7 +115,7 @@ def _is_path(value: str) -> bool:
 
 
 def next_step(message: str) -> str:
-    """What to do after a message that does not say it; empty where it does."""
+    """The next step after a message that does not name one. Empty if the message names it."""
     if share := re.search(r"(?<![\w.])sparsity=(\d+(?:\.\d+)?) ?(%?) is not valid", message):
         percent = float(share.group(1))
         if percent < 100 and (percent > 1 or share.group(2)):

@@ -1,4 +1,4 @@
-"""What the configuration's files say, comments included: the options of every group, and the keys of an option with their meanings.
+"""The contents of the configuration's files, comments included: the options of every group, and their keys with their meanings.
 
 In a file of conf/ the comment at the top describes the option, and the comment behind `key: value` describes the key; it may go
 on in the lines below, in the same column. An entry of the defaults list is described in the same way. YAML's parser says where keys
@@ -56,7 +56,7 @@ class Option:
     header: tuple[str, ...]  # the lines of the comment at the top
     keys: tuple[Key, ...]
     target: str | None  # the dotted name of its class
-    chosen: tuple[str, ...]  # what an experiment chooses: "method=wanda"
+    chosen: tuple[str, ...]  # the options that an experiment chooses: "method=wanda"
     bases: tuple[str, ...]  # the files that it builds on
 
     @property
@@ -76,6 +76,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Group:
+    """A folder of options. A run has one option of a group, and several of `evaluation`, `tracker` and `experiment`."""
+
     name: str
     text: str
     default: str  # as it is typed: "admm", "[perplexity]"; empty if the configuration chooses none
@@ -158,7 +160,7 @@ class Written:
         return Source(self.folders[0] / "config.yaml")
 
     def _nested(self, source: Source, package: str) -> tuple[list[Key], Option | None]:
-        """What a defaults list puts here: choices (`/method@base: wanda`), and another option as a whole."""
+        """The choices that a defaults list puts here (`/method@base: wanda`), and the option that it puts here as a whole."""
         choices: list[Key] = []
         whole = None
         for entry, value, text in source.defaults:
@@ -273,7 +275,7 @@ class Source:
         return self.text[value.start_mark.index : value.end_mark.index].strip()
 
     def comment(self, key: yaml.Node, value: yaml.Node) -> str:
-        """What stands behind the value on its line, and in the same column on the lines below; else what stands above the key."""
+        """The comment behind the value, with its lines below in the same column; else the comment above the key."""
         opens = isinstance(value, (yaml.MappingNode, yaml.SequenceNode)) and not value.flow_style
         at = key.end_mark if opens else value.end_mark
         found = re.search(r"#\s?(.*)$", self.lines[at.line][at.column :].lstrip(":"))

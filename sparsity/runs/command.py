@@ -85,7 +85,7 @@ def explain(words: Sequence[str]) -> int:
     from ..options.help import explain
 
     try:
-        print(explain(words, configuration(), shlex.join(started())))
+        print(explain(words, configuration()))
     except UserError as error:
         return _refused(str(error))
     return 0

@@ -1,4 +1,4 @@
-"""What a run does, part by part, in the words of the configuration's files, and which values are not those that the files have."""
+"""The parts of a run in the words of the configuration's files, and the values that differ from those files."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _differs(key: Key, config: Mapping[str, Any]) -> str | None:
             return None
         found = found[part]
     default = yaml.safe_load(key.value)
-    if isinstance(default, str) and "${" in default:  # what it refers to, in this run
+    if isinstance(default, str) and "${" in default:  # the value that it refers to in this run
         default = OmegaConf.create({**config, "default": default})["default"]
         default = OmegaConf.to_container(default) if OmegaConf.is_config(default) else default
     if found == default:
@@ -71,7 +71,7 @@ def _differs(key: Key, config: Mapping[str, Any]) -> str | None:
 
 
 def _typed(value: Any) -> str:
-    """As it is typed on the command line."""
+    """The value as it is typed on the command line."""
     match value:
         case None:
             return "null"

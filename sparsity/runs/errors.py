@@ -138,7 +138,7 @@ def _suggest(key: str, conf: Path) -> str:
 
 
 def _homes(key: str, written: Written) -> list[str]:
-    """Where this key exists, or one with this last name: "method=admm"; "refine.lr with refine=block"."""
+    """The options that have this key ("method=admm"), or one with this last name ("refine.lr with refine=block")."""
     found: dict[str, None] = {}  # in order, each once
     for option, there in written.every:
         if option is not None and (there.path == key or ("." not in key and there.path.endswith(f".{key}"))):
@@ -182,7 +182,7 @@ def _in_job(error: BaseException) -> bool:
 
 
 def _tell() -> None:
-    """What became of a sweep, if this was one."""
+    """Print the outcome of a sweep, if this was one."""
     for line in sweeps.told():
         print(line, flush=True)
 

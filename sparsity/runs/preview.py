@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: its parts in words, layers, statistics, text, and the bytes that it will hold."""
+"""The plan of a run, without doing it: its parts in words, layers, statistics, text, and the bytes that it will hold."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ..options.meant import unknown_flag, wrong
 from ..options.written import Written
 from ..user_error import UserError
 
-ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # flags of which Hydra takes one
+ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra takes one of these flags
 
 
 def arranged(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]]:

@@ -82,5 +82,5 @@ def test_a_pattern_that_does_not_fit_the_head_is_refused_by_name(monkeypatch):
 def test_the_plan_shows_the_head():
     ended = command(*SMALL, UNMEASURED, UNTIED, "scope.lm_head=true", "plan=true", "sparsity=0.3")
     assert ended.status == 0, ended.err
-    (line,) = [line for line in ended.out.splitlines() if "lm_head" in line]
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("head lm_head")]
     assert line.split() == ["head", "lm_head", "259", "x", "64", "30.00%", "none", "1"]

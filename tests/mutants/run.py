@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from blocks import BLOCKS
+from explaining import EXPLAINING
 from general import GENERAL
 from held_out import HELD_OUT
 from keys import KEYS
@@ -56,6 +57,7 @@ MUTANTS = (
     *STARTING,
     *KEYS,
     *RANGED,
+    *EXPLAINING,
 )
 
 

@@ -137,7 +137,7 @@ NATURAL = {
     "'sparsity=0.5 plan=true'": ["Take away the quotes"],
     "'allow=[my_lab'": ["allow=[my_lab cannot be read", "every bracket and quote closed"],
     # several values
-    "method=wanda,sparsegpt": ["add -m: python run.py -m method=wanda,sparsegpt"],
+    "method=wanda,sparsegpt": ["add -m:", "run.py -m method=wanda,sparsegpt"],
     "'seed=range(3)'": ["add -m"],
     "evaluation=perplexity,divergence": ["add -m", "evaluation=[perplexity,divergence]"],
     "scope.skip=q_proj,k_proj": ["scope.skip=[q_proj,k_proj]"],

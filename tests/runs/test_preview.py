@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from commands import MEASURED, SMALL, UNMEASURED, command, folders, refuse, workplace
 from composing import CONF
+from hydra.core.hydra_config import HydraConfig
 
 from sparsity.options.written import Written
 from sparsity.runs.composition import composition
@@ -101,5 +102,6 @@ def test_a_users_own_option_is_said_in_its_own_words(work):
     assert "method.scope=layer (row by default)" in ended.out
 
 
-def test_outside_hydra_nothing_is_known():
+def test_outside_hydra_nothing_is_known(monkeypatch):
+    monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: False))
     assert [*composition({"method": {}}, {"method": "wanda"})] == []
