@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: its parts in words, layers, statistics, text, and the bytes that it will hold."""
+"""The plan of a run (plan=true): its parts in words, its layers, statistics and text, and the resources that it will need."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..record.console import console, say
 from ..stages.job import Job
 from .composition import composition
 
-INDENT = 13  # columns, for the name of a part
+INDENT = 13  # columns for the name of a part
 WIDEST = 100
 
 
 def preview(job: Job, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:
-    """Print what the job would do. `told`: what it will need."""
+    """Print the plan of a job. `told`: lines about the resources that it will need."""
     settings, parts = job.settings, job.parts
     width = max(60, min(console.width, WIDEST))
     for part, lines in composition(job.config, job.place.choices):

@@ -1,6 +1,5 @@
-"""The stage `count`: the zeros of the model itself, once everything was done to its weights. What the masks promised is not
-taken on trust: every weight that a mask removed must be zero, whatever correctors, refinements and recoveries made of the
-survivors.
+"""The stage `count`: the zeros in the model's weights, counted after all changes. The masks are not trusted: every weight that a
+mask removed must still be zero after correctors, refinement and recovery have changed the surviving weights.
 """
 
 from __future__ import annotations
@@ -18,11 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Count(Plain):
+    """The stage `count`."""
+
     name = "count"
     shared = False
 
     def do(self, work: Work, known: None) -> Found:
-        """Raises `RuntimeError`, naming the layer, if a removed weight is not zero."""
+        """Count weights and zeros. Raises `RuntimeError` with the layer's name if a removed weight is not zero."""
         weights = zeros = 0
         for layer in work.decoder.layers(work.plan.sites):
             keep_OI = unpacked(work.keeps[layer.site], layer.weight_OI)
