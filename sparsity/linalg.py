@@ -111,7 +111,7 @@ class Factor(NamedTuple):
 
 
 def dead(gram_II: Tensor) -> Tensor:
-    """Which inputs were zero on all text (I,)."""
+    """True (I,) for the inputs that were zero on all text."""
     return gram_II.diagonal() == 0
 
 
@@ -125,7 +125,7 @@ def living(gram_II: Tensor) -> Tensor:
 def damped(gram_II: Tensor, damp: float, mean_D: Tensor | None = None) -> Tensor:
     """G + damp * mean(diag G) * I. `damp` is a fraction, so it does not depend on the scale of the activations.
 
-    `mean_D`: the mean diagonal, a scalar, of a larger matrix of which this one is a part.
+    `mean_D`: the mean diagonal, a scalar, of a larger matrix that contains this one.
     """
     damped_II = gram_II.clone()
     damped_II.diagonal().add_(damp * (gram_II.diagonal().mean() if mean_D is None else mean_D))

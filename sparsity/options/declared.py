@@ -1,7 +1,7 @@
-"""What a class declares about its options, read from its source: the types, the ranges and the docstring.
+"""The types, ranges and docstring that a class declares for its options, read from its source.
 
-The source is parsed and nothing is imported, so that help needs neither torch nor the user's own code to run. What cannot be found
-or understood is left out: a file that is missing, a name that is computed.
+The source is parsed, not imported, so that help neither needs torch nor runs the user's code. Whatever cannot be found or parsed is
+left out, such as a missing file or a computed name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ TYPES = {
 LISTS = ("list", "List", "tuple", "Tuple", "set", "frozenset", "Sequence", "Collection", "Iterable")
 MAPPINGS = ("dict", "Dict", "Mapping")
 BOUNDS = {
-    "ge": "ge", "gt": "gt", "le": "le", "lt": "lt",  # of pydantic and annotated-types
-    "least": "ge", "above": "gt", "most": "le", "below": "lt",  # of sparsity.ranges
+    "ge": "ge", "gt": "gt", "le": "le", "lt": "lt",  # names in pydantic and annotated-types
+    "least": "ge", "above": "gt", "most": "le", "below": "lt",  # names in sparsity.ranges
 }  # fmt: skip
 OTHERS = {
     "multiple_of": "a multiple of",
@@ -34,7 +34,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Module:
-    """A source file, by its dotted name."""
+    """A source file and its dotted name."""
 
     name: str
     file: Path
@@ -43,7 +43,7 @@ class Module:
     def tree(self) -> ast.Module:
         try:
             return ast.parse(self.file.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):  # the user's own file, which says so itself when it is run
+        except (SyntaxError, ValueError):  # a file of the user: its error appears when it is run
             return ast.Module([], [])
 
     @property
@@ -51,7 +51,7 @@ class Module:
         return ast.get_docstring(self.tree) or ""
 
     def find(self, name: str) -> tuple[Module, ast.AST] | None:
-        """The class or the value that `name` stands for here, and the module that defines it. Imports are followed."""
+        """The module that defines `name`, and its class or value there. Imports are followed. None if it is not found."""
         for node in ast.walk(self.tree):
             match node:
                 case ast.ClassDef() if node.name == name:
@@ -65,7 +65,7 @@ class Module:
         return None
 
     def _origin(self, node: ast.ImportFrom) -> str:
-        """The module that `from ... import` names, absolute."""
+        """The absolute name of the module in `from ... import`."""
         if not node.level:
             return node.module or ""
         package = self.name.split(".") if self.file.name == "__init__.py" else self.name.split(".")[:-1]
@@ -75,19 +75,19 @@ class Module:
 
 @dataclass(frozen=True)
 class Declared:
-    """A class: its parameters with their annotations, and the text that describes it."""
+    """A class with its parameters, their annotations, and its docstrings."""
 
     module: Module
     node: ast.ClassDef
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The docstrings of the class and of its file, the nearest first."""
+        """The docstrings of the class and of its file, in this order."""
         return tuple(filter(None, (ast.get_docstring(self.node), self.module.docstring)))
 
     @cached_property
     def parameters(self) -> Mapping[str, tuple[Module, ast.expr | None]]:
-        """What the constructor takes, in its order: the fields of a dataclass or a model, or the arguments of `__init__`."""
+        """The constructor's parameters in order: the fields of a dataclass or a pydantic model, or the arguments of `__init__`."""
         found: dict[str, tuple[Module, ast.expr | None]] = {}
         for base in reversed(self.node.bases):
             if (parent := _class(self.module, base)) is not None:
@@ -107,7 +107,7 @@ class Declared:
         return ", ".join(_type(module, kind)) if kind is not None else ""
 
     def inside(self, parameter: str) -> Declared | None:
-        """The class of a parameter, where its annotation is one."""
+        """The class in a parameter's annotation; None if the annotation is no class."""
         module, kind = self.parameters.get(parameter, (self.module, None))
         return _class(module, kind) if kind is not None else None
 
@@ -123,7 +123,7 @@ def declared(target: str) -> Declared | None:
 
 @cache
 def _module(name: str) -> Module | None:
-    """The source of a module. Only the first part of the name is looked up on the path, which imports nothing."""
+    """The source of a module; None if there is none. Only the first part of its name is searched: nothing is imported."""
     top, *rest = name.split(".")
     spec = PathFinder.find_spec(top) if top else None
     if spec is None or spec.origin is None:
@@ -148,7 +148,7 @@ def _class(module: Module, kind: ast.expr) -> Declared | None:
 
 
 def _named(module: Module, kind: ast.expr) -> tuple[Module, ast.AST] | None:
-    """What a name in an annotation stands for: `Share`, or `ranges.Share` of an imported module."""
+    """The definition of a name in an annotation, such as `Share`, or `ranges.Share` from an imported module."""
     match kind:
         case ast.Name(id=name):
             return module.find(name)
@@ -160,12 +160,12 @@ def _named(module: Module, kind: ast.expr) -> tuple[Module, ast.AST] | None:
 
 
 def _is(kind: ast.expr, name: str) -> bool:
-    """Is the annotation `name`, `name[...]`, `x.name` or `x.name[...]`?"""
+    """True if the annotation is `name`, `name[...]`, `x.name` or `x.name[...]`."""
     return ast.unparse(kind).partition("[")[0].rpartition(".")[2] == name
 
 
 def _type(module: Module, kind: ast.expr) -> Iterator[str]:
-    """The type in words, and then its ranges."""
+    """Yield the type in words, then its ranges."""
     match kind:
         case ast.Constant(value=None):
             yield "null"
@@ -214,7 +214,7 @@ def _generic(module: Module, name: str, parts: list[ast.expr], kind: ast.expr) -
 
 
 def _ranges(module: Module, constraints: list[ast.expr]) -> Iterator[str]:
-    """The constraints of an `Annotated` in words: the bounds as an interval, and sentences as they are."""
+    """Yield the constraints of an `Annotated` in words: the bounds as an interval, then texts unchanged."""
     bounds: dict[str, str] = {}
     others: list[str] = []
     for constraint in constraints:
@@ -240,7 +240,7 @@ def _ranges(module: Module, constraints: list[ast.expr]) -> Iterator[str]:
 
 
 def _is_number(value: ast.expr) -> bool:
-    """Is it written as a number? A bound that is computed, such as -(2**63), is no news to a reader."""
+    """True if it is written as a number. Computed bounds such as -(2**63) are not shown."""
     match value:
         case ast.Constant(value=int() | float()):
             return True

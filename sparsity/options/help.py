@@ -1,6 +1,6 @@
-"""What `python run.py help ...` prints: the groups, their options and every value, explained by the comments of the configuration.
+"""The text of `python run.py help ...`: groups, options and values, explained by the comments in the configuration's files.
 
-Light: nothing of a component is imported, neither torch nor transformers.
+Light: it imports no component, no torch and no transformers.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..user_error import UserError
 from .written import COMMAND, Group, Key, Option, Written
 
 WIDEST = 100
-TYPED = 34  # columns for key=value; its type stands behind
+TYPED = 34  # columns for key=value, before its type
 CITED = re.compile(r"\(([^()]*\b(?:arXiv|ICLR|ICML|NeurIPS|ACL|EMNLP|AAAI|CVPR|JMLR)\b[^()]*\d{4}[^()]*)\)")
 ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
-OWN = ("--config-dir", "-cd")  # Hydra's flag for a folder with options of the user's own
+OWN = ("--config-dir", "-cd")  # Hydra's flag for a folder with the user's own options
 
 
 def explain(words: Sequence[str], conf: Path, program: str = "python run.py") -> str:
     """The help on each of `words`: a group ("method"), an option ("method=pursuit"), or values ("scope", "refine.epochs").
 
-    Without words: how to ask, and all groups and values with one line each. `conf`: the folder of the configuration; the words
-    `--config-dir FOLDER` add another one. Raises `UserError` with the nearest names for a word that is none of these.
+    Without words: the ways to ask for help, and all groups and values with one line each. `conf`: the folder of the configuration;
+    the words `--config-dir FOLDER` add another one. Raises `UserError` with similar names for an unknown word.
     """
     folders, asked, rest = [conf], [], iter(words)
     for word in rest:
@@ -44,14 +44,14 @@ def explain(words: Sequence[str], conf: Path, program: str = "python run.py") ->
 
 
 class Page:
-    """Lines of text, no wider than the terminal and `WIDEST`."""
+    """The lines of a help text, no wider than the terminal and `WIDEST`."""
 
     def __init__(self, written: Written, program: str):
         self.written, self.program = written, program
         self.width = max(60, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
     def index(self) -> Iterator[str]:
-        """How to ask for help, and what there is."""
+        """Yield the ways to ask for help, and the lists of groups and values."""
         groups = self.written.groups
         ways = {
             "help method": "a group: its options with one line each",
@@ -68,7 +68,7 @@ class Page:
         yield from self._table(dict(reversed(sections.items())))
 
     def on(self, word: str) -> Iterator[str]:
-        """The help on one word. Raises `UserError` if there is nothing of that name."""
+        """The help on one word. Raises `UserError` if the name is unknown."""
         name, _, value = word.partition("=")
         group, _, place = name.partition("@")
         groups = self.written.groups
@@ -90,7 +90,7 @@ class Page:
         raise UserError(f"help {word}: there is no group, option or value of that name.{self._nearest(name)}")
 
     def group(self, group: Group) -> Iterator[str]:
-        """A group: its options with one line each, and their values where all have the same."""
+        """Yield a group: its options with one line each, then their values if all options have the same ones."""
         options = list(self.written.options(group.name))
         yield from self._wrapped(f"{group.name}: {group.text}" if group.text else group.name)
         if group.default.strip("[]"):
@@ -112,7 +112,7 @@ class Page:
             yield from self._wrapped(f"One of them in full: {self.program} help {group.name}={other}")
 
     def option(self, option: Option) -> Iterator[str]:
-        """An option: its description, its values and its paper."""
+        """Yield an option: its description, its values and its paper."""
         yield f"{option.group}={option.name}" + (f"    {option.target}" if option.target else "")
         yield ""
         yield from self._described(option.header)
@@ -128,7 +128,7 @@ class Page:
         yield from self._paper(option)
 
     def keys(self, found: Iterable[tuple[Option | None, Key]]) -> Iterator[str]:
-        """Single values, each once, with the options that have it."""
+        """Yield single values, each once, with the options that have it."""
         alike: dict[tuple[str, ...], tuple[Key, list[str]]] = {}
         for option, key in found:
             _, homes = alike.setdefault((key.typed, key.value, key.kind, key.text), (key, []))
@@ -137,7 +137,7 @@ class Page:
             yield from self._key(key, *([f"in {', '.join(homes)}"] if homes else []))
 
     def _key(self, key: Key, *notes: str) -> Iterator[str]:
-        """A value: what is typed, its type and range, and below it what it means. A section has no value."""
+        """Yield a value: key=value, its type and range, and its meaning below. A section has only a meaning."""
         if not key.value:
             yield from self._wrapped(f"{key.path}: {key.text}", "  ")
             return
@@ -152,7 +152,7 @@ class Page:
         yield from self._wrapped(key.text, " " * 6)
 
     def _paper(self, option: Option) -> Iterator[str]:
-        """The paper of the yaml file or of the class; else one that the class's file mentions further down."""
+        """Yield the paper in the YAML file or in a docstring's first paragraph; else one that the docstrings cite further down."""
         texts = option.owner.texts if option.owner else ()
         for text in (" ".join(option.header), *(text.partition("\n\n")[0] for text in texts)):
             if cited := _cited(text):
@@ -162,7 +162,7 @@ class Page:
             yield from ["", *self._wrapped(f"See also: {cited}")]
 
     def _described(self, header: Iterable[str]) -> Iterator[str]:
-        """A description: sentences are filled into lines; a command keeps its own, and can be copied."""
+        """Yield a description. Sentences are wrapped; a command has lines of its own and can be copied."""
         parts = groupby(header, key=lambda line: bool(COMMAND.match(line)))
         for number, (is_command, lines) in enumerate(parts):
             if number:
@@ -182,7 +182,7 @@ class Page:
             yield f"{' ' * (8 if number else 4)}{line}{' ' + chr(92) if number < len(lines) - 1 else ''}"
 
     def _table(self, rows: dict[str, str]) -> Iterator[str]:
-        """A name and the beginning of its meaning, in one line each; in two where the terminal is narrow."""
+        """Yield each name with the beginning of its meaning in one line, or in two lines if the terminal is narrow."""
         column = max(map(len, rows), default=0)
         beside = self.width - column - 6
         for name, meaning in rows.items():
@@ -203,7 +203,7 @@ class Page:
             yield from part
 
     def _nearest(self, name: str) -> str:
-        """What may have been meant, as it is typed behind `help`."""
+        """The names that may have been meant, as they are typed after `help`."""
         written = self.written
         names = {key.path.rpartition(".")[2]: key.path for _, key in written.every}
         names |= {option: f"{group.name}={option}" for group in written.groups.values() for option in group.options}
@@ -226,7 +226,7 @@ def _meant(name: str, options: Iterable[str], group: str) -> str:
 
 
 def _source(value: str) -> str:
-    """Where a value comes from that the file leaves to the environment or to another value."""
+    """The origin of a value that must be set, or that refers to the environment or to another value; empty for other values."""
     match = re.search(r"\$\{(?:oc\.(env|select):)?([\w.]+)(?:,([^}]*))?\}", value)
     if value == "???":
         return "has to be set"
@@ -238,7 +238,7 @@ def _source(value: str) -> str:
 
 
 def _cited(text: str) -> str:
-    """The first paper that a text cites, and where it can be read. Empty if there is none."""
+    """The first paper that a text cites, with its address on arXiv. Empty if there is none."""
     found = CITED.search(text)
     number = ARXIV.search(found.group(1) if found else text)
     name = found.group(1) if found else number.group(0) if number else ""

@@ -1,6 +1,6 @@
-"""What a mistake in the options is, what may have been meant, and what to do next: from names and messages, when a run was refused.
+"""The types of mistakes in the options, and words for their messages: similar names, and the next step.
 
-What can be seen in the words of the command line alone is said before, by `meant`.
+`meant` reports earlier the mistakes that the words of the command line show.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..user_error import UserError
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
-# Names that other programs use, Wanda's and SparseGPT's scripts among them.
+# Names in other programs, such as Wanda's and SparseGPT's scripts, and our names for them.
 ELSEWHERE = {
     "sparsity_ratio": "sparsity", "ratio": "sparsity", "prune_method": "method", "sparsity_type": "pattern=2of4",
     "nsamples": "calibration.num_sequences", "n_samples": "calibration.num_sequences", "samples": "calibration.num_sequences",
@@ -27,9 +27,9 @@ ELSEWHERE = {
     "layers": "scope.last_blocks", "eval": "evaluation", "tasks": "evaluation.lm_eval.tasks", "data": "dataset",
     "force": "rerun=true", "overwrite": "rerun=true", "batch": "calibration.batch_size", "experiments": "experiment",
 }  # fmt: skip
-# Words for what happens without any word.
+# Names of options that are not needed, with the reason.
 NEEDLESS = {"resume": "A run that was interrupted goes on when the same command is started again"}
-# What a launcher or a sweeper needs that is not installed with the program: an extra of pyproject.toml.
+# The extra of pyproject.toml that installs the package of a launcher or a sweeper.
 EXTRAS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray", "optuna": "optuna"}
 
 WIKITEXT = (
@@ -40,7 +40,7 @@ WIKITEXT = (
 
 
 def alternatives(key: str, keys: Collection[str], homes: Sequence[str] = ()) -> str:
-    """What `key` may have meant, and the options beside it. `homes`: the options that have this key and were not chosen."""
+    """The names that an unknown `key` may have meant, and the options next to it. `homes`: other options that have this key."""
     parent, _, name = key.rpartition(".")
     beside = [k for k in keys if k.rpartition(".")[0] == parent]
     if not beside:
@@ -58,7 +58,7 @@ def alternatives(key: str, keys: Collection[str], homes: Sequence[str] = ()) -> 
 
 
 def no_option(group: str, value: str, options: Collection[str], is_list: bool = False) -> str:
-    """There is no `group=value`: what may have been meant, and which options there are. `is_list`: several can be chosen."""
+    """The message that there is no `group=value`, with similar names and all options. `is_list`: several can be chosen."""
     if group in ("hydra/launcher", "hydra/sweeper") and value in EXTRAS:
         return f'{group}={value} needs a package that is not installed: pip install "sparsity-lab[{EXTRAS[value]}]"'
     return f"There is no {group}={value}.{_meant(group, value, options, is_list)}{_listed(group, options)}"
@@ -92,14 +92,14 @@ def _listed(group: str, options: Iterable[str]) -> str:
 
 
 def _close(value: str, options: Iterable[str]) -> list[str]:
-    """Up to three options with such a name; one alone where only capitals, dots and dashes differ."""
+    """Up to three options with a similar name; only one if it differs just in capitals, dots and dashes."""
     plain = {re.sub(r"[\W_]", "", name.lower()): name for name in options}
     name = re.sub(r"[\W_]", "", value.lower())
     return [plain[name]] if name in plain else [plain[n] for n in difflib.get_close_matches(name, plain, n=3)]
 
 
 def _is_path(value: str) -> bool:
-    """Is it a path, rather than a name of the hub (owner/model)? What exists here is."""
+    """True for a path, False for a name on the hub (owner/model). The name of an existing file or folder is a path."""
     return (
         re.search(r"\.(txt|jsonl?|parquet|raw|gz|csv|safetensors|gguf)$", value) is not None
         or value.startswith((".", "/", "~"))
@@ -111,7 +111,7 @@ def _is_path(value: str) -> bool:
 
 
 def next_step(message: str) -> str:
-    """What to do after a message that does not say it; empty where it does."""
+    """The next step after a message that does not say it; empty if there is nothing to add."""
     if share := re.search(r"(?<![\w.])sparsity=(\d+(?:\.\d+)?) ?(%?) is not valid", message):
         percent = float(share.group(1))
         if percent < 100 and (percent > 1 or share.group(2)):
