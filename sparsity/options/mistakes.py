@@ -28,7 +28,7 @@ ELSEWHERE = {
     "force": "rerun=true", "overwrite": "rerun=true", "batch": "calibration.batch_size", "experiments": "experiment",
 }  # fmt: skip
 # Names of options that are not needed, with the reason.
-NEEDLESS = {"resume": "A run that was interrupted goes on when the same command is started again"}
+NEEDLESS = {"resume": "An interrupted run resumes when the same command is started again"}
 # The extra of pyproject.toml that installs the package of a launcher or a sweeper.
 EXTRAS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray", "optuna": "optuna"}
 

@@ -152,7 +152,7 @@ def resolve_device(name: str, local: int | None = None) -> torch.device:
         if ":" in name or local >= torch.cuda.device_count():
             raise UserError(
                 f"device={name} for process {local} of this machine, which has {torch.cuda.device_count()} GPUs: expected "
-                f"device=cuda or auto, which give each process one of its own. Start at most so many (--nproc-per-node), or "
+                f"device=cuda or auto, which give each process its own GPU. Start at most one for each GPU (--nproc-per-node), or "
                 f"device=cpu"
             )
         device = torch.device("cuda", local)

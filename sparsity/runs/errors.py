@@ -63,7 +63,7 @@ def explained(main: Callable[[], Any], conf: Path, commands: Collection[str] = (
         _tell()
     except KeyboardInterrupt:
         _tell()
-        _end("interrupted: the same command goes on behind the last block that was finished", 130)
+        _end("interrupted: the same command resumes after the last finished block", 130)
     except PointFailed:
         _tell()
         _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
@@ -86,7 +86,7 @@ def hand_on(error: Exception, point: int | None) -> None:
     if isinstance(error, OSError) and error.errno in FULL:
         where = error.filename or "a file of this run"
         error = UserError(
-            f"{where} cannot be written ({error.strerror}). Free some space: the same command goes on behind the last block"
+            f"{where} cannot be written ({error.strerror}). Free some space: the same command resumes after the last finished block"
         )
     mistake = isinstance(error, MISTAKES)
     if point is not None:

@@ -58,7 +58,7 @@ def preview(job: Job, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None
     if calibration.written:
         text += f", and {calibration.written} more that the model writes"
     if calibration.held_out:
-        text += f", and {calibration.held_out} to take the layers' errors on"
+        text += f", and {calibration.held_out} to measure the layers' errors on"
     passes = f"run through blocks 0 to {plan.last}" if plan.last >= 0 else "not read: nothing asks for it"
     say(f"\ntext         {parts.dataset}")
     say(f"calibration  {text}, propagate={calibration.propagate}; {passes}")

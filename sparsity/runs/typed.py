@@ -41,9 +41,7 @@ def arranged(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]
             flags.append(rest.pop(0))
     asked = _read(flags)
     if sum(bool(asked.__dict__[name]) for name in ALONE) > 1:
-        raise UserError(
-            f"got {' '.join(flags)}: expected one of them. Each asks for something else than a run of its own"
-        )
+        raise UserError(f"got {' '.join(flags)}: expected one of them, because each starts something else")
     return flags, words
 
 

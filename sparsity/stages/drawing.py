@@ -51,13 +51,13 @@ class Draw(Plain):
             )
         if text.held_out and job.settings.layer_error is False:
             raise UserError(
-                f"calibration.held_out={text.held_out} is text to take the layers' errors on, and layer_error=false asks for none. "
-                f"Leave one of them out"
+                f"calibration.held_out={text.held_out} is text to measure the layers' errors on, and layer_error=false measures "
+                f"none. Leave one of them out"
             )
         batches = -(-text.sequences // text.batch_size)
         if batches < job.processes.size:
             console.say(
-                f"{batches} batches of calibration text for {job.processes.size} processes: some have none. "
+                f"{batches} batches of calibration text for {job.processes.size} processes: some processes get none. "
                 f"calibration.batch_size={max(text.sequences // job.processes.size, 1)} gives each a part"
             )
 
@@ -134,7 +134,7 @@ def leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
     if shared:
         console.say(
             f"leakage: {shared:,} of {ids_BT.numel():,} calibration tokens stand in spans of {SPAN} tokens that the evaluation "
-            f"text holds too, so the perplexity flatters what was calibrated"
+            f"text holds too, so the perplexity looks better than on new text"
         )
     return {"span": SPAN, "tokens": ids_BT.numel(), "shared": shared, "share": shared / ids_BT.numel()}
 

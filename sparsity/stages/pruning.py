@@ -125,7 +125,7 @@ class Prune(Plain):
             if done := processes.agreed(done):
                 streams.carry(processes.each(hidden))
                 walk.resumed += [done]
-                console.say(f"going on at block {done + 1} of {len(blocks)}, where this run was interrupted")
+                console.say(f"resuming at block {done + 1} of {len(blocks)}, where this run was interrupted")
             reports = walk.reports(streams, blocks[done:])
             for report in console.progress(reports, len(work.plan.sites), len(blocks), len(walk.rows)):
                 walk.add(report)

@@ -104,7 +104,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the checkpoint cannot be written to {store.folder} ({error}): expected {size(loaded) / 2**30:.2f} GiB. Free some "
-            f"space; the same command then goes on here, if it kept a journal"
+            f"space; the same command then resumes here, if it kept a journal"
         ) from error
 
 
