@@ -1,12 +1,12 @@
-"""The source files that a class or a module consists of, each with a digest. They are found by following imports in the text of the
-files: nothing is imported.
+"""The source files that a class or a module depends on, each with a digest.
 
-An imported name counts for the file that defines it. A package's `__init__` that imports the name itself is only passed through, so
-its other names are not pulled in. What cannot be followed that far counts as a whole: `import package`, `from package import *`.
-Imports inside functions count. What stands under `if TYPE_CHECKING` never runs, and does not.
+They are found by following imports in the text of the files: nothing is imported. An imported name counts for the file that defines
+it. A package's `__init__` that imports the name itself is only passed through, so that its other names do not count. `import
+package` and `from package import *` count the whole module. Imports inside functions count; those under `if TYPE_CHECKING` do not,
+because they never run.
 
-A digest changes with whatever can change what the code computes. Comments, layout, docstrings and the words of a `UserError` cannot
-do that. A file is read once in a process, since what runs is the code that was there when it was imported.
+A digest depends on everything that can change what the code computes. Comments, layout, docstrings and the words of a `UserError`
+do not change it. A file is read once per process, because the process runs the code that it has imported.
 """
 
 from __future__ import annotations
@@ -23,32 +23,34 @@ from typing import NamedTuple
 
 HOME = Path(__file__).parents[1]  # the folder that holds this package
 OURS = Path(__file__).parent.name
-INSTALLED = ("site-packages", "dist-packages")  # folders whose modules have nothing to do with one another
+INSTALLED = ("site-packages", "dist-packages")  # folders whose modules do not belong together
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 Import = tuple[str, str | None]  # a module, and the name that is taken from it; None: the module itself
 
 
 class Code(NamedTuple):
+    """The files that some code depends on, and the libraries that these import."""
+
     files: dict[str, str]  # "sparsity/linalg.py" -> digest
-    libraries: set[str]  # the top-level modules of others that these files import: "torch"
+    libraries: set[str]  # the top-level modules of other packages that these files import: "torch"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file."""
+    """A source file: its digest, its imports and its names."""
 
     digest: str
     imports: tuple[Import, ...]
-    passed: Mapping[str, list[Import]]  # the names that an import gives the module, and where they come from
-    defined: frozenset[str]  # the names that the module itself gives a value
+    passed: Mapping[str, list[Import]]  # the names that imports give the module, and their origins
+    defined: frozenset[str]  # the names that the module itself defines
 
 
 def code(roots: Iterable[str], outside: Collection[str] = (), home: Path = HOME) -> Code:
-    """The code of all `roots`, dotted names of classes, functions or modules: "sparsity.methods.Wanda".
+    """The code that all `roots` depend on: dotted names of classes, functions or modules, such as "sparsity.methods.Wanda".
 
-    It consists of this package's files and, for a root of another package, of those of that package and of modules in the same
-    folder. `outside`: files that do not count and are not followed, "sparsity/record/console.py", or folders, "sparsity/tracking/".
+    It consists of this package's files and, for a root of another package, of the files of that package and of modules in the same
+    folder. `outside`: files ("sparsity/record/console.py") or folders ("sparsity/tracking/") that neither count nor are followed.
     `home`: the folder that holds this package. A root whose file is not found, such as one in a zip archive, adds nothing.
     """
     todo: list[Import] = [(module, name) for module, _, name in (root.rpartition(".") for root in roots)]
@@ -80,7 +82,7 @@ def code(roots: Iterable[str], outside: Collection[str] = (), home: Path = HOME)
 
 
 def _further(folder: Path, module: str, name: str | None) -> list[Import]:
-    """Where a package takes the name from, or the module in it that has this name; [] if the module itself counts."""
+    """The import from which a package gets the name, or its module of this name; [] if the module itself counts."""
     file = _file(folder, module)
     if name is None or (file is not None and file.name != "__init__.py"):
         return []
@@ -95,7 +97,7 @@ def _further(folder: Path, module: str, name: str | None) -> list[Import]:
 
 
 def _folder(top: str) -> Path | None:
-    """The folder that holds a top-level module. Looking for one imports nothing."""
+    """The folder that holds a top-level module; None if it is not found. The search imports nothing."""
     try:
         spec = find_spec(top)
     except ValueError:  # __main__
@@ -109,13 +111,13 @@ def _folder(top: str) -> Path | None:
 
 @cache
 def _beside(top: str, folders: frozenset[Path]) -> Path | None:
-    """The one of these folders that holds a top-level module."""
+    """The first of these folders that holds a top-level module; None if none does."""
     return next((folder for folder in sorted(folders) if _file(folder, top) is not None), None)
 
 
 @cache
 def _file(folder: Path, module: str) -> Path | None:
-    """None: a folder without `__init__`, or no module at all."""
+    """The file of a module; None for a folder without `__init__`, or if there is no such module."""
     path = folder.joinpath(*module.split("."))
     candidates = [path / "__init__.py", *(path.with_name(path.name + suffix) for suffix in all_suffixes())]
     return next((file for file in candidates if file.is_file()), None)
@@ -138,7 +140,7 @@ def _read(path: Path, module: str) -> Source:
                 if not inside and found != (
                     module,
                     bound,
-                ):  # `from . import name` in an `__init__`: the module of that name
+                ):  # equal for `from . import name` in an `__init__`: the module `name`
                     passed.setdefault(bound, []).append(found)
         elif not inside:
             defined.update(_defined(statement))
@@ -150,7 +152,7 @@ def _digest(content: bytes) -> str:
 
 
 def _effective(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
-    """Every statement below the node, and whether it stands inside a function or class. Words are deleted from the tree."""
+    """Yield every statement below the node, and True if it is inside a function or class. Deletes texts from the tree."""
     for part in ("body", "orelse", "finalbody"):
         statements: list[ast.stmt] = getattr(node, part, [])
         statements[:] = [statement for statement in statements if not _is_text(statement)]
@@ -163,7 +165,7 @@ def _effective(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.stmt, 
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    """A docstring, or a string that stands for itself."""
+    """True for a docstring or another statement that is only a string."""
     match statement:
         case ast.Expr(value=ast.Constant(value=str())):
             return True
@@ -171,7 +173,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _hush(statement: ast.stmt) -> None:
-    """Delete what a `UserError` says, and what only a type checker sees."""
+    """Delete the message of a `UserError`, and code under TYPE_CHECKING."""
     match statement:
         case ast.Raise(exc=ast.Call(func=ast.Name(id="UserError")) as call):
             call.args, call.keywords = [], []
@@ -180,7 +182,7 @@ def _hush(statement: ast.stmt) -> None:
 
 
 def _imported(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, Import]]:
-    """The name that is bound, and what it is bound to. A relative import counts from `package`."""
+    """Yield each imported name with its origin. Relative imports start from `package`."""
     if isinstance(statement, ast.Import):
         for alias in statement.names:
             yield alias.asname or alias.name.partition(".")[0], (alias.name, None)

@@ -221,7 +221,7 @@ def _prune_layer(
 
 
 def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corrected) -> int:
-    """How many weights survive. Raises `UserError`, naming the layer, where what was found is not what was asked."""
+    """The number of weights that survive. Raises `UserError` for NaN or infinity, or for a wrong number of zeros."""
     method, corrector = written(plan.method), written(plan.corrector)
     if pruned.nan is not None and pruned.nan:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What an evaluator is, what it may do with a model, and what it finds."""
+"""The protocol of evaluators, the part of a model that they use, and the result that they return."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ class Model(Protocol):
         ...
 
     def logits_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (B, T, V) of batches (B, T) of one size; the last may be smaller. Pass a whole text: each call reads the files."""
+        """Logits (B, T, V) of batches (B, T) of one size; the last may be smaller. Pass the whole text in one call."""
         ...
 
     def hidden_of(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Hidden states (B, T, I) behind the last block, of many batches (B, T). Pass the whole text in one call."""
+        """Hidden states (B, T, I) after the last block, of many batches (B, T). Pass the whole text: each call reads a streamed
+        model's files.
+        """
         ...
 
     def outside(self) -> Mapping[str, Tensor]:
@@ -49,7 +51,7 @@ class Model(Protocol):
         ...
 
     def head(self, ids_BT: Tensor, hidden_BTI: Tensor, outside: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The logits (B, T, V) of hidden states (B, T, I) behind the last block. Each position is computed alone.
+        """The logits (B, T, V) of hidden states (B, T, I) after the last block. Each position is computed alone.
 
         `outside`: parameters of another model, on this model's device, to use for the parameters outside the blocks.
         """
@@ -62,10 +64,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluator found: a `summary` for result.json, one row per window or document for `<table>.csv`, and its measures.
+    """The result of an evaluator: a `summary` for result.json, one row per window or document for `<table>.csv`, and measures.
 
-    A measure's name is its dotted path in the summary. Without measures the summary's numbers are shown as they are, and nobody
-    knows which way they are better.
+    A measure's name is its dotted path in the summary. Without measures the summary's numbers are shown unchanged, without
+    a unit and without a better direction.
     """
 
     summary: Mapping[str, Any]
@@ -101,7 +103,7 @@ class Evaluator(Protocol):
         ...
 
     def reference(self, dense: Model, ids_N: Tensor, notes: Notes = NO_NOTES) -> Mapping[str, Tensor]:
-        """What must be remembered of the dense model, on the CPU. `notes`: where a long evaluation keeps how far it is."""
+        """The tensors of the dense model that `compare` needs, on the CPU. `notes`: the progress of a long evaluation."""
         ...
 
     def compare(

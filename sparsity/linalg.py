@@ -111,7 +111,7 @@ class Factor(NamedTuple):
 
 
 def dead(gram_II: Tensor) -> Tensor:
-    """Which inputs were zero on all text (I,)."""
+    """True (I,) for the inputs that were zero on all text."""
     return gram_II.diagonal() == 0
 
 

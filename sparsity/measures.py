@@ -1,8 +1,8 @@
-"""One number that a run measured, with all that a reader must be told of it. Whoever measures a number declares it.
+"""A measure: one number that a run measured, with its name, unit and direction. The code that measures a number declares it.
 
-Trackers, tables, terminals and reports show measures, and compare runs by `better`: none of them knows any number by its name.
+Trackers, tables, terminals and reports show measures and compare runs by `better`, without knowing any number by its name.
 Units in use: "" (none), "fraction" (shown in percent), "change" (a fraction with its sign), "s", "bytes", "nats", "tokens",
-"tokens/s". Another unit is shown behind the number as it is written.
+"tokens/s". Any other unit is shown unchanged after the number.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True)
 class Measure:
-    """A finite number and how it is told. Raises `ValueError` for a value or a direction that is none."""
+    """A finite number and the way to show it. Raises `ValueError` for a value that is not finite and an unknown direction."""
 
     name: str  # the dotted path of the number in result.json: "perplexity.pruned"; an evaluator's begin in its own summary: "kl"
     value: int | float
     unit: str = ""
-    better: Better | None = None  # None: neither a smaller nor a larger value is better, or nobody knows
-    heading: str = ""  # of a column or a row; "": the words of the name
-    digits: int = 2  # behind the decimal point, where a person reads the number
+    better: Better | None = None  # None: no direction is better, or it is unknown
+    heading: str = ""  # of a column or a row; "" for the words of the name
+    digits: int = 2  # after the decimal point, where a number is shown
     folded: bool = False  # shown on request only
     error: float | None = None  # standard error of the value, in its unit
 
@@ -43,16 +43,16 @@ class Measure:
         return self.heading or self.name.removeprefix("evaluation.").replace(".", " ").replace("_", " ")
 
     def under(self, path: str) -> Measure:
-        """The same measure with a name that begins with `path`."""
+        """This measure with `path` before its name."""
         return replace(self, name=f"{path}.{self.name}")
 
     def told(self) -> str:
-        """The value as a person reads it, with its standard error where that is known."""
+        """The value in words with its unit, and with its standard error if that is known."""
         error = "" if self.error is None else f" ± {said(self.error, self.unit, self.digits)}"
         return said(self.value, self.unit, self.digits) + error
 
     def to_json(self) -> dict[str, Any]:
-        """Name, value, unit and direction; the rest where it is not the default."""
+        """The JSON form: name, value, unit and direction, and the other fields if they differ from their defaults."""
         plain = {"name": self.name, "value": self.value, "unit": self.unit, "better": self.better}
         rest = {"heading": self.heading, "digits": self.digits, "folded": self.folded, "error": self.error}
         defaults = {"heading": "", "digits": 2, "folded": False, "error": None}
@@ -60,7 +60,7 @@ class Measure:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Measure:
-        """The measure that `to_json` gave. Raises `ValueError` for anything else."""
+        """The measure in JSON that `to_json` returned. Raises `ValueError` for anything else."""
         try:
             return cls(**content)
         except TypeError as error:
@@ -78,7 +78,7 @@ def both(
     folded: bool = False,
     errors: Mapping[str, float] | None = None,
 ) -> list[Measure]:
-    """One measure of both models, "dense.<name>" and "pruned.<name>": the dense model's is folded. None: it is not known.
+    """A measure of each model, "dense.<name>" (folded) and "pruned.<name>". A value of None is left out.
 
     `errors`: standard errors by "dense" and "pruned".
     """
@@ -92,7 +92,7 @@ def both(
 
 
 def said(value: float, unit: str = "", digits: int = 2) -> str:
-    """A number as a person reads it: "50.00%", "1.10 GiB", "+62.4%", "12.3 s"."""
+    """A number with its unit, as it is shown: "50.00%", "1.10 GiB", "+62.4%", "12.3 s"."""
     if unit == "fraction":
         return f"{value:.{digits}%}"
     if unit == "change":

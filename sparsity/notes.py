@@ -1,8 +1,8 @@
-"""What a long computation notes of its progress, so that after an interruption it resumes where it was.
+"""The notes of a long computation: its progress, from which it resumes after an interruption.
 
-A note is a JSON value with named tensors. A computation whose state changes (a descent) keeps one note, the newest; one that
-finishes part after part (the windows of an evaluation) adds a note for every few parts. In a run the notes are files of its
-journal; in a notebook there are none (`NO_NOTES`), and nothing is resumed. Notes never change a result: they only save time.
+A note is a JSON value with named tensors. A computation whose state changes (a descent) keeps only the newest note. One that works
+part by part (the windows of an evaluation) adds a note for every few parts. In a run the notes are files of its journal; in a
+notebook there are none (`NO_NOTES`), and nothing is resumed. Notes never change a result: they only save time.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from torch import Tensor
 
 P = TypeVar("P")
-EVERY = 30.0  # seconds between two notes of an evaluation: what an interruption may cost
+EVERY = 30.0  # seconds between two notes of an evaluation, which an interruption may lose
 
 
 class Note(NamedTuple):
+    """A JSON value with named tensors."""
+
     about: Mapping[str, Any]
     tensors: Mapping[str, Tensor]  # on the CPU
 
@@ -34,12 +36,12 @@ class Notes(Protocol):
         ...
 
     def replace(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Keep this note in the place of all earlier ones, which are deleted only when it is complete."""
+        """Keep this note instead of all earlier ones, which are deleted only when it is complete."""
         ...
 
 
 class NoNotes:
-    """Nothing is kept."""
+    """The notes that keep nothing."""
 
     def read(self) -> list[Note]:
         return []
@@ -55,10 +57,10 @@ NO_NOTES = NoNotes()
 def part_by_part(
     notes: Notes, parts: Sequence[P], compute: Callable[[Sequence[P]], Iterator[Tensor]], every: float = EVERY
 ) -> Iterator[Tensor]:
-    """Yield what `compute` makes of each part, in their order. Parts that were finished before an interruption come from the notes.
+    """Yield the result of `compute` for each part, in order. Parts that were finished before an interruption come from the notes.
 
     `compute` is called once, with the parts that are left, and yields one CPU tensor for each. `every`: seconds between two notes.
-    The end is not noted: whoever has all results keeps them himself, if they are sound.
+    The last parts are not noted: the caller has all results then, and keeps them if they are valid.
     """
     finished = [note.tensors[name] for note in notes.read() for name in sorted(note.tensors)]
     yield from finished

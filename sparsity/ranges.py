@@ -50,8 +50,8 @@ class Range:
     finite: bool = True  # False: infinity means something; NaN never does
 
     def __contains__(self, number: float) -> bool:
-        number = number if isinstance(number, int) else float(number)  # of numpy's, whose float32 cannot take the limit
-        limit = sys.float_info.max if self.finite else float("inf")  # math.isfinite cannot take 10**400
+        number = number if isinstance(number, int) else float(number)  # numpy's float32 cannot hold the limit
+        limit = sys.float_info.max if self.finite else float("inf")  # math.isfinite fails for 10**400
         return (
             -limit <= number <= limit
             and (self.multiple is None or number % self.multiple == 0)
@@ -63,7 +63,7 @@ class Range:
         )
 
     def said(self, value: Any) -> str:
-        """In words. The cap is said of a value that is above it."""
+        """The range in words. The cap is named only if the value is above it."""
         over = self.cap if self.cap is not None and isinstance(value, int | float) and value > self.cap else None
         ends = {">=": self.least, ">": self.above, "<=": self.most if over is None else over, "<": self.below}
         said = [f"{sign} {written(end)}" for sign, end in ends.items() if end is not None]
@@ -102,11 +102,11 @@ Count = Annotated[int, Range(least=1, cap=10**9, such=8)]
 CountOrZero = Annotated[int, Range(least=0, cap=10**9, such=8)]
 Steps = Annotated[int, Range(least=1, cap=10**5, such=10)]  # the steps of a loop
 StepsOrZero = Annotated[int, Range(least=0, cap=10**5, such=10)]
-Tokens = Annotated[int, Range(least=2, cap=2**20, such=512)]  # of a sequence, in which one predicts the next
-Seed = Annotated[int, Range(least=-(2**63), most=2**63 - 1, such=0)]  # what torch.Generator takes, and an int64 holds
+Tokens = Annotated[int, Range(least=2, cap=2**20, such=512)]  # of a sequence: one to predict from, one to predict
+Seed = Annotated[int, Range(least=-(2**63), most=2**63 - 1, such=0)]  # seeds of torch.Generator in int64
 NotNegative = Annotated[float, Range(least=0, cap=10**9, such=0.1)]
 Share = Annotated[float, Range(above=0, most=1, such=0.1)]
-Ridge = Annotated[float, Range(least=0, cap=10**6, such=0.01)]  # above it `linalg.retry` gives up
+Ridge = Annotated[float, Range(least=0, cap=10**6, such=0.01)]  # `linalg.retry` stops above this cap
 Sparsity = Annotated[float, Range(least=0, below=1, such=0.5)]
 Exponent = Annotated[float, Range(least=-10, most=10, such=1.0)]
 
@@ -135,7 +135,7 @@ def checked(cls: type[T]) -> type[T]:
 def options(cls: type) -> Mapping[str, Any]:
     """The annotations of a class's options, by name. Raises `NameError` for names that only a type checker sees."""
     kinds = get_type_hints(cls, include_extras=True)
-    if not is_dataclass(cls):  # whose constructor does not know the names that inherited fields are written in
+    if not is_dataclass(cls):  # a dataclass's constructor cannot resolve the names in inherited annotations
         kinds |= get_type_hints(cast(Any, cls).__init__, include_extras=True)
     return kinds
 
@@ -169,7 +169,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """A whole number in the place of any other must fit into the int64 that torch would make of it."""
+    """True for a number of this kind, but not a bool. A whole number for a float must fit into torch's int64."""
     if isinstance(value, bool) or not isinstance(value, kind):
         return False
     return kind is Integral or not isinstance(value, int) or abs(value) < 2**63

@@ -31,10 +31,12 @@ RUN = ("model=tiny", "method=wanda", "tracker=none", "evaluation.perplexity.wind
 
 
 class Row(NamedTuple):
+    """A command to measure, and its goals."""
+
     words: Sequence[str]
     variables: Mapping[str, str] = {}
-    seconds: float | None = None  # goals
-    ratio: float | None = None
+    seconds: float | None = None  # the largest CPU time
+    ratio: float | None = None  # the largest ratio to `import torch`
 
 
 ROWS = {
@@ -82,6 +84,7 @@ def table(found: Mapping[str, float], rows: Mapping[str, Row]) -> list[str]:
 
 
 def main() -> None:
+    """Measure all rows and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="rounds that are counted")
     options = parser.parse_args()

@@ -114,14 +114,14 @@ def recalled(
 
 
 class _Files:
-    """The files of the statistics as the processes that have none see them: all but the first."""
+    """The files of the statistics for all processes but the first, which have no files."""
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
 
     @contextmanager
     def completing(self, names: Set[str]) -> Iterator[bool]:
-        """Whether some of these states must be collected; while it lasts, no other run collects them."""
+        """A context: True if some of these states must be collected. While it is open, no other run collects them."""
         yield False
 
     def find(self, names: Set[str]) -> Collection[str]:

@@ -57,7 +57,7 @@ class Hub:
             commit = resolve_revision(self.name, revision=self.revision).resolved
             config = configuration(self.name, revision=commit, trust_remote_code=self.trust_remote_code)
         except (OSError, errors.RevisionResolutionError) as err:
-            reason = first_line(err).partition(" (")[0]  # what follows is the library's own advice
+            reason = first_line(err).partition(" (")[0]  # without the library's own advice, which follows
             raise UserError(
                 f"{self.name}: got nothing from the hub ({reason}); expected the model to be there, or in the "
                 f"hub's cache on this machine; {self._advice(err)}"

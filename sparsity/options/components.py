@@ -1,6 +1,6 @@
-"""From configuration to components: the one place that instantiates.
+"""Makes the components of a run from the configuration. Only this module instantiates them.
 
-A `_target_` may name classes of this project and of the packages in `allow`; anything else is refused before it is imported.
+A `_target_` may name a class of this project or of the packages in `allow`. Any other is refused before it is imported.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ OURS = "sparsity"
 
 @dataclass(frozen=True)
 class Parts:
+    """The components of a run."""
+
     model: ModelSource
     reference: ModelSource | Itself
     dataset: TextSource
@@ -46,7 +48,7 @@ class Parts:
 
 
 def targets(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node with a `_target_`, and where it stands."""
+    """Yield the path and the content of every node that has a `_target_`."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -58,11 +60,14 @@ def targets(path: str, node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def components(config: DictConfig) -> dict[str, Any]:
-    """The component groups of a configuration, resolved. `evaluation=[]` leaves no such key: nothing is evaluated."""
+    """The resolved component groups of a configuration. For `evaluation=[]` the configuration has no such key: the group is empty.
+
+    Raises `UserError` for an unknown key.
+    """
     container = OmegaConf.to_container(config, resolve=True)
     assert isinstance(container, dict)
     known = (*Settings.model_fields, *COMPONENTS, *SHARED)
-    for key in container:  # `+key=...`, or a line of an experiment: Hydra takes both as they are
+    for key in container:  # unknown keys: Hydra accepts `+key=...` and any line of an experiment
         if key not in known:
             raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")
     parts = {name: container.get(name) or {} for name in COMPONENTS}
@@ -72,13 +77,13 @@ def components(config: DictConfig) -> dict[str, Any]:
 
 
 def check_targets(parts: Mapping[str, Any], allow: list[str]) -> list[type]:
-    """Refuse foreign targets, unknown options and values of the wrong type, naming where they stand. Returns the classes."""
+    """Raise `UserError` with the full path for a foreign target, an unknown option or a wrong value. Returns the classes."""
     classes = []
     for path, node in targets("", dict(parts)):
         target = str(node["_target_"])
         _check_package(f"{path}._target_={target}", target, allow)
         switches = [key for key in node if key.startswith("_") and key != "_target_"]
-        if switches:  # _partial_, _args_, ...: Hydra's, for more than a constructor call
+        if switches:  # _partial_, _args_, ...: with these Hydra does more than a constructor call
             raise UserError(
                 f"{path}.{switches[0]} is refused: expected _target_ and the options of its class, nothing else"
             )
@@ -113,7 +118,7 @@ def _class(target: str) -> type:
 
 
 def check_source(parts: Parts, group: str) -> None:
-    """Raise `UserError`, with the option's full path, for what can be seen of a model or a text before it is read."""
+    """Raise `UserError` with the option's full path for a mistake that a model or a text shows before it is read."""
     try:
         getattr(parts, group).check()
     except Refused as error:
@@ -121,7 +126,7 @@ def check_source(parts: Parts, group: str) -> None:
 
 
 def build(parts: Mapping[str, Any]) -> Parts:
-    """The components, constructed once. What a constructor raises is raised as it said it."""
+    """Construct the components. An error of a constructor is raised unchanged, not as Hydra's error."""
     try:
         # "all": with the default, Hydra 1.3 turns a dataclass nested in a mapping back into a DictConfig
         return Parts(**instantiate(OmegaConf.create(dict(parts)), _convert_="all"))
@@ -129,6 +134,6 @@ def build(parts: Mapping[str, Any]) -> Parts:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, Refused):  # of options that do not go together, whose class does not know where they stand
+        if isinstance(cause, Refused):  # options that do not fit together; their class does not know their path
             raise cause.under(str(error).rpartition("full_key: ")[2]) from cause
         raise cause from cause.__cause__

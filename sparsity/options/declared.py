@@ -20,8 +20,8 @@ TYPES = {
 LISTS = ("list", "List", "tuple", "Tuple", "set", "frozenset", "Sequence", "Collection", "Iterable")
 MAPPINGS = ("dict", "Dict", "Mapping")
 BOUNDS = {
-    "ge": "ge", "gt": "gt", "le": "le", "lt": "lt",  # of pydantic and annotated-types
-    "least": "ge", "above": "gt", "most": "le", "below": "lt",  # of sparsity.ranges
+    "ge": "ge", "gt": "gt", "le": "le", "lt": "lt",  # names in pydantic and annotated-types
+    "least": "ge", "above": "gt", "most": "le", "below": "lt",  # names in sparsity.ranges
 }  # fmt: skip
 OTHERS = {
     "multiple_of": "a multiple of",
@@ -33,7 +33,7 @@ OTHERS = {
 
 @dataclass(frozen=True)
 class Module:
-    """A source file, by its dotted name."""
+    """A source file and its dotted name."""
 
     name: str
     file: Path
@@ -42,7 +42,7 @@ class Module:
     def tree(self) -> ast.Module:
         try:
             return ast.parse(self.file.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):  # the user's own file, which says so itself when it is run
+        except (SyntaxError, ValueError):  # a file of the user: its error appears when it is run
             return ast.Module([], [])
 
     @property
@@ -50,7 +50,7 @@ class Module:
         return ast.get_docstring(self.tree) or ""
 
     def find(self, name: str) -> tuple[Module, ast.AST] | None:
-        """The class or the value that `name` stands for here, and the module that defines it. Imports are followed."""
+        """The module that defines `name`, and its class or value there. Imports are followed. None if it is not found."""
         for node in ast.walk(self.tree):
             match node:
                 case ast.ClassDef() if node.name == name:
@@ -64,7 +64,7 @@ class Module:
         return None
 
     def _origin(self, node: ast.ImportFrom) -> str:
-        """The module that `from ... import` names, absolute."""
+        """The absolute name of the module in `from ... import`."""
         if not node.level:
             return node.module or ""
         package = self.name.split(".") if self.file.name == "__init__.py" else self.name.split(".")[:-1]
@@ -74,14 +74,14 @@ class Module:
 
 @dataclass(frozen=True)
 class Declared:
-    """A class: its parameters with their annotations, and the text that describes it."""
+    """A class with its parameters, their annotations, and its docstrings."""
 
     module: Module
     node: ast.ClassDef
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The docstrings of the class and of its file, the nearest first."""
+        """The docstrings of the class and of its file, in this order."""
         return tuple(filter(None, (ast.get_docstring(self.node), self.module.docstring)))
 
     @cached_property
@@ -106,7 +106,7 @@ class Declared:
         return ", ".join(_type(module, kind)) if kind is not None else ""
 
     def inside(self, parameter: str) -> Declared | None:
-        """The class of a parameter, where its annotation is one."""
+        """The class in a parameter's annotation; None if the annotation is no class."""
         module, kind = self.parameters.get(parameter, (self.module, None))
         return _class(module, kind) if kind is not None else None
 
@@ -122,7 +122,7 @@ def declared(target: str) -> Declared | None:
 
 @cache
 def _module(name: str) -> Module | None:
-    """The source of a module. Only the first part of the name is looked up on the path, which imports nothing."""
+    """The source of a module; None if there is none. Only the first part of its name is searched: nothing is imported."""
     top, *rest = name.split(".")
     spec = PathFinder.find_spec(top) if top else None
     if spec is None or spec.origin is None:
@@ -159,12 +159,12 @@ def _named(module: Module, kind: ast.expr) -> tuple[Module, ast.AST] | None:
 
 
 def _is(kind: ast.expr, name: str) -> bool:
-    """Is the annotation `name`, `name[...]`, `x.name` or `x.name[...]`?"""
+    """True if the annotation is `name`, `name[...]`, `x.name` or `x.name[...]`."""
     return ast.unparse(kind).partition("[")[0].rpartition(".")[2] == name
 
 
 def _type(module: Module, kind: ast.expr) -> Iterator[str]:
-    """The type in words, and then its ranges."""
+    """Yield the type in words, then its ranges."""
     match kind:
         case ast.Constant(value=None):
             yield "null"
@@ -213,7 +213,7 @@ def _generic(module: Module, name: str, parts: list[ast.expr], kind: ast.expr) -
 
 
 def _ranges(module: Module, constraints: list[ast.expr]) -> Iterator[str]:
-    """The constraints of an `Annotated` in words: the bounds as an interval, and sentences as they are."""
+    """Yield the constraints of an `Annotated` in words: the bounds as an interval, then texts unchanged."""
     bounds: dict[str, str] = {}
     others: list[str] = []
     for constraint in constraints:
@@ -239,7 +239,7 @@ def _ranges(module: Module, constraints: list[ast.expr]) -> Iterator[str]:
 
 
 def _is_number(value: ast.expr) -> bool:
-    """Is it written as a number? A bound that is computed, such as -(2**63), is no news to a reader."""
+    """True if it is written as a number. Computed bounds such as -(2**63) are not shown."""
     match value:
         case ast.Constant(value=int() | float()):
             return True

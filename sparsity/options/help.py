@@ -1,6 +1,6 @@
 """The pages of `python run.py help ...`: every group, option and value, explained by the comments of the configuration.
 
-Light: nothing of a component is imported, neither torch nor transformers.
+Light: it imports no component, no torch and no transformers.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..user_error import UserError
 from .written import COMMAND, Group, Key, Option, Written
 
 WIDEST = 100
-TYPED = 34  # columns for key=value; its type stands behind
+TYPED = 34  # columns for key=value, before its type
 CITED = re.compile(r"\(([^()]*\b(?:arXiv|ICLR|ICML|NeurIPS|ACL|EMNLP|AAAI|CVPR|JMLR)\b[^()]*\d{4}[^()]*)\)")
 ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
-OWN = ("--config-dir", "-cd")  # Hydra's flag for a folder with options of the user's own
+OWN = ("--config-dir", "-cd")  # Hydra's flag for a folder with the user's own options
 
 
 def explain(words: Sequence[str], conf: Path) -> str:
     """The help on each of `words`: a group ("method"), an option ("method=pursuit"), or values ("scope", "refine.epochs").
 
-    Without words: how to ask, and all groups and values with one line each. `conf`: the folder of the configuration; the words
-    `--config-dir FOLDER` add another one. Raises `UserError` with the nearest names for a word that is none of these.
+    Without words: the ways to ask for help, and all groups and values with one line each. `conf`: the folder of the configuration;
+    the words `--config-dir FOLDER` add another one. Raises `UserError` with similar names for an unknown word.
     """
     folders, asked, rest = [conf], [], iter(words)
     for word in rest:
@@ -46,7 +46,7 @@ def explain(words: Sequence[str], conf: Path) -> str:
 
 
 class Page:
-    """Lines of text, no wider than the terminal and `WIDEST`."""
+    """The lines of a help text, no wider than the terminal and `WIDEST`."""
 
     def __init__(self, written: Written):
         self.written, self.program = written, shlex.join(started())
@@ -70,7 +70,7 @@ class Page:
         yield from self._table(dict(reversed(sections.items())))
 
     def on(self, word: str) -> Iterator[str]:
-        """The help on one word. Raises `UserError` if there is nothing of that name."""
+        """The help on one word. Raises `UserError` if the name is unknown."""
         name, _, value = word.partition("=")
         group, _, place = name.partition("@")
         groups = self.written.groups
@@ -92,7 +92,7 @@ class Page:
         raise UserError(f"help {word}: there is no group, option or value of that name.{self._nearest(name)}")
 
     def group(self, group: Group) -> Iterator[str]:
-        """A group: its options with one line each, and their values where all have the same."""
+        """Yield a group: its options with one line each, then their values if all options have the same ones."""
         options = list(self.written.options(group.name))
         yield from self._wrapped(f"{group.name}: {group.text}" if group.text else group.name)
         if group.default.strip("[]"):
@@ -114,7 +114,7 @@ class Page:
             yield from self._wrapped(f"One of them in full: {self.program} help {group.name}={other}")
 
     def option(self, option: Option) -> Iterator[str]:
-        """An option: its description, its values and its paper."""
+        """Yield an option: its description, its values and its paper."""
         yield f"{option.group}={option.name}" + (f"    {option.target}" if option.target else "")
         yield ""
         yield from self._described(option.header)
@@ -130,7 +130,7 @@ class Page:
         yield from self._paper(option)
 
     def keys(self, found: Iterable[tuple[Option | None, Key]]) -> Iterator[str]:
-        """Single values, each once, with the options that have it."""
+        """Yield single values, each once, with the options that have it."""
         alike: dict[tuple[str, ...], tuple[Key, list[str]]] = {}
         for option, key in found:
             _, homes = alike.setdefault((key.typed, key.value, key.kind, key.text), (key, []))
@@ -139,7 +139,7 @@ class Page:
             yield from self._key(key, *([f"in {', '.join(homes)}"] if homes else []))
 
     def _key(self, key: Key, *notes: str) -> Iterator[str]:
-        """A value: what is typed, its type and range, and below it what it means. A section has no value."""
+        """Yield a value: key=value, its type and range, and its meaning below. A section has only a meaning."""
         if not key.value:
             yield from self._wrapped(f"{key.path}: {key.text}", "  ")
             return
@@ -154,7 +154,7 @@ class Page:
         yield from self._wrapped(key.text, " " * 6)
 
     def _paper(self, option: Option) -> Iterator[str]:
-        """The paper of the yaml file or of the class; else one that the class's file mentions further down."""
+        """Yield the paper in the YAML file or in a docstring's first paragraph; else one that the docstrings cite further down."""
         texts = option.owner.texts if option.owner else ()
         for text in (" ".join(option.header), *(text.partition("\n\n")[0] for text in texts)):
             if cited := _cited(text):
@@ -164,7 +164,7 @@ class Page:
             yield from ["", *self._wrapped(f"See also: {cited}")]
 
     def _described(self, header: Iterable[str]) -> Iterator[str]:
-        """A description: sentences are filled into lines; a command keeps its own, and can be copied."""
+        """Yield a description. Sentences are wrapped; a command has lines of its own and can be copied."""
         parts = groupby(header, key=lambda line: bool(COMMAND.match(line)))
         for number, (is_command, lines) in enumerate(parts):
             if number:
@@ -184,7 +184,7 @@ class Page:
             yield f"{' ' * (8 if number else 4)}{line}{' ' + chr(92) if number < len(lines) - 1 else ''}"
 
     def _table(self, rows: dict[str, str]) -> Iterator[str]:
-        """A name and the beginning of its meaning, in one line each; in two where the terminal is narrow."""
+        """Yield each name with the beginning of its meaning in one line, or in two lines if the terminal is narrow."""
         column = max(map(len, rows), default=0)
         beside = self.width - column - 6
         for name, meaning in rows.items():
@@ -240,7 +240,7 @@ def _source(value: str) -> str:
 
 
 def _cited(text: str) -> str:
-    """The first paper that a text cites, and where it can be read. Empty if there is none."""
+    """The first paper that a text cites, with its address on arXiv. Empty if there is none."""
     found = CITED.search(text)
     number = ARXIV.search(found.group(1) if found else text)
     name = found.group(1) if found else number.group(0) if number else ""

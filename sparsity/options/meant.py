@@ -22,15 +22,15 @@ SWEEPS = re.compile(r"(choice|range|interval|glob|tag|sort|shuffle)\(")
 
 @dataclass(frozen=True)
 class Command:
-    """The words of a command line that are no flags, and the configuration that they are about."""
+    """The words of a command line that are not flags, and the configuration's files."""
 
     words: Sequence[str]
     written: Written
     sweep: bool  # -m
-    commands: Collection[str] = field(default=())  # words that are no options: "help", "report"
+    commands: Collection[str] = field(default=())  # first words that are not options: "help", "report"
 
     def knows(self, key: str) -> bool:
-        """Is it the name of a group or of a value in config.yaml?"""
+        """True if it is the name of a group or of a value in config.yaml."""
         return key in self.written.groups or key in self.settings
 
     @cached_property
@@ -38,7 +38,7 @@ class Command:
         return {key.path: key.value for key in self.written.settings}
 
     def chosen(self, group: str) -> str | None:
-        """The option of a group. None if that cannot be seen here: an experiment may choose it, and a sweep several."""
+        """The chosen option of a group. None if it is not visible here: an experiment may choose it, or a sweep several."""
         named = [word.partition("=")[2] for word in self.words if word.startswith(f"{group}=")]
         if named:
             return named[-1] if re.fullmatch(r"[\w.-]+", named[-1]) else None
@@ -51,10 +51,10 @@ class Command:
 
 @dataclass(frozen=True)
 class Word:
-    """`sign key = value`, such as "+method@method.routes.mlp=wanda". `equals` is "" and `value` too where there is no "="."""
+    """A word `sign key = value`, such as "+method@method.routes.mlp=wanda". Without "=", `equals` and `value` are ""."""
 
     text: str
-    place: int  # among the command's words
+    place: int  # index among the command's words
 
     @property
     def parts(self) -> tuple[str, str, str, str]:
@@ -65,7 +65,7 @@ class Word:
 
 
 def wrong(words: Sequence[str], written: Written, sweep: bool, commands: Collection[str] = ()) -> str | None:
-    """The first mistake in the words of a command line, with what may have been meant; None if none is seen."""
+    """The message about the first mistake in the words of a command line; None if no rule finds one."""
     command = Command(words, written, sweep, commands)
     for place, text in enumerate(words):
         for rule in RULES:
@@ -75,7 +75,7 @@ def wrong(words: Sequence[str], written: Written, sweep: bool, commands: Collect
 
 
 def unknown_flag(flag: str, following: str, flags: Collection[str], written: Written) -> str:
-    """The message for a word with dashes that is no flag: another flag is meant, or an option. `following`: the next word."""
+    """The message for a word with dashes that is not a flag: it suggests a flag or an option. `following`: the next word."""
     if close := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
         return f"{flag} is no flag. Did you mean {close[0]}?"
     typed, _, value = flag.lstrip("-").partition("=")
@@ -134,7 +134,7 @@ def is_no_pair(word: Word, command: Command) -> str | None:
 
 
 def is_two_options(word: Word, command: Command) -> str | None:
-    """Two options that quotes made one word: "sparsity=0.5 plan=true"."""
+    """Two options in one word, because of quotes: "sparsity=0.5 plan=true"."""
     value = word.parts[-1]
     inside = re.search(r"\s\+?([\w.@/]+)=", value)
     if inside and value[:1] not in "\"'[{(" and command.knows(inside.group(1)):
@@ -160,7 +160,7 @@ def is_a_sweep(word: Word, command: Command) -> str | None:
 
 
 def is_left_out(word: Word, command: Command) -> str | None:
-    """`~corrector`: only what is in no other file can be left out, such as an option of a part that was replaced."""
+    """A group or value of config.yaml that `~` would remove (`~corrector`). Only keys that other files add can be removed."""
     sign, key, _, _ = word.parts
     groups = command.written.groups
     if sign != "~" or key == "tfidf":
@@ -202,7 +202,7 @@ def is_no_option(word: Word, command: Command) -> str | None:
 
 
 def _composition(group: str, entry: str, command: Command) -> list[str]:
-    """`method=wanda+optimal`, as a composition is called: its parts, each as it is chosen. Empty if it is none."""
+    """The options in the name of a composition: `method=wanda+optimal` -> ["method=wanda", "corrector=optimal"]. Else empty."""
     first, *others = re.split(r" *[+/&] *", entry)
     groups = command.written.groups
     homes = [[f"{name}={part}" for name in groups if part in groups[name].options] for part in others]
@@ -214,7 +214,7 @@ def _composition(group: str, entry: str, command: Command) -> list[str]:
 
 
 def is_a_section(word: Word, command: Command) -> str | None:
-    """`scope=mlp`: a section has values of its own."""
+    """A section that gets a value, though it has values of its own: `scope=mlp`."""
     _, key, equals, value = word.parts
     inside = [f"{path}={given}" for path, given in command.settings.items() if path.startswith(f"{key}.")]
     if not equals or not inside or re.match(r"[{$]", value):
@@ -225,7 +225,7 @@ def is_a_section(word: Word, command: Command) -> str | None:
 
 
 def is_nested(word: Word, command: Command) -> str | None:
-    """A method inside another one is chosen, not set: `method.base=sparsegpt` is `method@method.base=sparsegpt`."""
+    """A method inside another one without its group: `method.base=sparsegpt` instead of `method@method.base=sparsegpt`."""
     sign, key, equals, value = word.parts
     at, _, path = key.rpartition("@")
     group = path.partition(".")[0]
@@ -240,7 +240,7 @@ def is_nested(word: Word, command: Command) -> str | None:
     places = command.written.nested(group)
     place = path.removeprefix(f"{group}.")
     *above, last = place.split(".")
-    mappings = {known.rpartition(".")[0] for known in places if "." in known}  # any layer may have a route
+    mappings = {known.rpartition(".")[0] for known in places if "." in known}  # routes accept any layer's name
     if not (last in places or place in places or (above and above[-1] in mappings)):
         return None
     chosen = command.chosen(group)
@@ -250,7 +250,7 @@ def is_nested(word: Word, command: Command) -> str | None:
     if chosen is not None and chosen in command.written.groups[group].options and homes and chosen not in homes:
         these = ", ".join(f"{group}={name}" for name in homes)
         return f"{group}={chosen} has no {place}. Choose one that has: {these}. Then write {group}@{path}={value}"
-    new = chosen in homes and place not in places  # no file has this route: it is added
+    new = chosen in homes and place not in places  # "+" adds a route that no file has
     written = f"{'+' if new else sign}{group}@{path}={value}"
     if at and (sign or not new):
         return None

@@ -19,7 +19,7 @@ from ..user_error import UserError
 
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
-# Names that other programs use, Wanda's and SparseGPT's scripts among them.
+# Names in other programs, such as Wanda's and SparseGPT's scripts, and our names for them.
 ELSEWHERE = {
     "sparsity_ratio": "sparsity", "ratio": "sparsity", "prune_method": "method", "sparsity_type": "pattern=2of4",
     "nsamples": "calibration.num_sequences", "n_samples": "calibration.num_sequences", "samples": "calibration.num_sequences",
@@ -60,7 +60,7 @@ def alternatives(key: str, keys: Collection[str], homes: Sequence[str] = ()) -> 
 
 
 def no_option(group: str, value: str, options: Collection[str], is_list: bool = False) -> str:
-    """There is no `group=value`: what may have been meant, and which options there are. `is_list`: several can be chosen."""
+    """The message that there is no `group=value`, with similar names and all options. `is_list`: several can be chosen."""
     if group in ("hydra/launcher", "hydra/sweeper") and value in EXTRAS:
         return f'{group}={value} needs a package that is not installed: pip install "sparsity-lab[{EXTRAS[value]}]"'
     return f"There is no {group}={value}.{_meant(group, value, options, is_list)}{_listed(group, options)}"
@@ -96,14 +96,14 @@ def _listed(group: str, options: Iterable[str]) -> str:
 
 
 def _close(value: str, options: Iterable[str]) -> list[str]:
-    """Up to three options with such a name; one alone where only capitals, dots and dashes differ."""
+    """Up to three options with a similar name; only one if it differs just in capitals, dots and dashes."""
     plain = {re.sub(r"[\W_]", "", name.lower()): name for name in options}
     name = re.sub(r"[\W_]", "", value.lower())
     return [plain[name]] if name in plain else [plain[n] for n in difflib.get_close_matches(name, plain, n=3)]
 
 
 def _is_path(value: str) -> bool:
-    """Is it a path, rather than a name of the hub (owner/model)? What exists here is."""
+    """True for a path, False for a name on the hub (owner/model). The name of an existing file or folder is a path."""
     return (
         re.search(r"\.(txt|jsonl?|parquet|raw|gz|csv|safetensors|gguf)$", value) is not None
         or value.startswith((".", "/", "~"))

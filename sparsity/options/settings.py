@@ -1,6 +1,6 @@
-"""The options that are no component, typed and in range; and the check of the components' own arguments.
+"""The options that belong to no component, with types and ranges, and the check of the components' arguments.
 
-Hydra composes and knows every key; it does not know that a sparsity is below 1. What `ranges` refuses becomes one `UserError`.
+Hydra knows every key but not the ranges, such as sparsity < 1. All values that `ranges` refuses are reported in one `UserError`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from ..engine import LayerError
 from ..ranges import Count, Range, Refused, Seed, Sparsity, Text, Tokens, fits, options, words
 from ..stream import Propagate
 
-Sequences = Annotated[int, Range(least=0, cap=10**6, such=8)]  # which are drawn, or written, one by one
+Sequences = Annotated[int, Range(least=0, cap=10**6, such=8)]  # sequences that are drawn or written
 
 
 class Options(BaseModel):
-    """A part of the configuration. Its ranges are compared by `check_arguments`, which `read` asks before it makes one."""
+    """A part of the configuration. `read` checks its ranges with `check_arguments` before it makes one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Calibration(Options):
+    """The options of the calibration text."""
+
     num_sequences: Count
     seqlen: Tokens
     batch_size: Count
@@ -39,11 +41,13 @@ class Calibration(Options):
 
     @property
     def sequences(self) -> int:
-        """Those that are learnt from."""
+        """The number of calibration sequences, drawn and written, without the held-out ones."""
         return self.num_sequences + self.written
 
 
 class ScopeOptions(Options):
+    """The options that select the layers to prune."""
+
     roles: list[Literal["attention", "mlp"]]
     last_blocks: Count | None
     skip: list[str]
@@ -51,11 +55,15 @@ class ScopeOptions(Options):
 
 
 class CacheOptions(Options):
+    """The options of the cache between runs."""
+
     statistics: bool
     limit_gib: Annotated[float, Range(least=0, cap=2**30, such=50)]
 
 
 class Settings(Options):
+    """The options in config.yaml that belong to no component."""
+
     name: Annotated[str, Text(r"(?=.*\w)[\w.-]{1,100}", "letters, digits, and _ . -, 100 at most")]
     sparsity: Sparsity
     seed: Seed
@@ -75,17 +83,17 @@ class Settings(Options):
 
     @property
     def errors(self) -> LayerError:
-        """Of the layers: all are wanted where text is held out to compare them with."""
+        """The setting `layer_error`; True instead of "auto" if text is held out, whose errors are compared with them."""
         return True if self.calibration.held_out and self.layer_error == "auto" else self.layer_error
 
     @property
     def torch_dtype(self) -> torch.dtype | None:
-        """None: the checkpoint's own."""
+        """The dtype of the model; None for the checkpoint's own."""
         return None if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
 def read(config: DictConfig) -> Settings:
-    """The settings of a composed configuration. `UserError` names all that is missing, of the wrong type or out of range."""
+    """The settings of a composed configuration. Raises one `UserError` for all values that are missing or not valid."""
     missing = OmegaConf.missing_keys(config)
     if missing:
         named = " ".join(f"{key}=..." for key in sorted(missing))
@@ -98,9 +106,9 @@ def read(config: DictConfig) -> Settings:
 
 
 def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> None:
-    """Do the arguments have the names, types and ranges of the constructor? `path` is where they stand: "method.routes.mlp".
+    """Check that the arguments have the names, types and ranges of the constructor. `path`: their place, "method.routes.mlp".
 
-    Raises one `UserError` that names all that is wrong. A part of the configuration within another is checked with it.
+    Raises one `UserError` for all wrong values. A part of the configuration inside another one is checked too.
     """
     parameters = inspect.signature(target).parameters
     above = f"{path}." if path else ""
@@ -116,7 +124,7 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
             raise UserError(f"{above}{name} is not set, which {target.__name__} needs: add {above}{name}=...")
     try:
         kinds = options(target)
-    except NameError:  # a class of the user's with names that only a type checker sees
+    except NameError:  # a class of the user, with names under TYPE_CHECKING
         return
     said = []
     for key, value in arguments.items():
@@ -130,9 +138,9 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
 
 
 def resolve_device(name: str, local: int | None = None) -> torch.device:
-    """`auto`: CUDA, else Apple's MPS, else the CPU. Raises `UserError` for a device that is not there.
+    """The device of this name; for `auto` CUDA, else Apple's MPS, else the CPU. Raises `UserError` if it cannot be used.
 
-    `local`: the number of this process on its machine, if it is one of several; then it has the CUDA device of that number.
+    `local`: the number of this process on its machine if there are several processes. It then gets the CUDA device of that number.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -144,11 +152,11 @@ def resolve_device(name: str, local: int | None = None) -> torch.device:
         if ":" in name or local >= torch.cuda.device_count():
             raise UserError(
                 f"device={name} for process {local} of this machine, which has {torch.cuda.device_count()} GPUs: expected "
-                f"device=cuda or auto, which give each process one of its own. Start at most so many (--nproc-per-node), or "
+                f"device=cuda or auto, which give each process its own GPU. Start at most one for each GPU (--nproc-per-node), or "
                 f"device=cpu"
             )
         device = torch.device("cuda", local)
-        torch.cuda.set_device(device)  # where collective operations take place
+        torch.cuda.set_device(device)  # the device of collective operations
     try:
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

@@ -1,8 +1,8 @@
 """The contents of the configuration's files, comments included: the options of every group, and their keys with their meanings.
 
-In a file of conf/ the comment at the top describes the option, and the comment behind `key: value` describes the key; it may go
-on in the lines below, in the same column. An entry of the defaults list is described in the same way. YAML's parser says where keys
-and values stand, so a "#" inside a value is no comment.
+In a file of conf/ the comment at the top describes the option, and the comment after `key: value` describes the key. It may
+continue in the lines below, in the same column. An entry of the defaults list is described in the same way. YAML's parser gives the
+places of keys and values, so a "#" inside a value is no comment.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import yaml
 from .declared import Declared, declared
 
 SETTINGS = "sparsity.options.settings.Settings"  # the keys of config.yaml
-HERE = "_here_"  # Hydra's word for: the keys of that option stand where this file's do
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, where PyYAML was built with it
+HERE = "_here_"  # Hydra's word: the keys of that option are placed where this file's keys are
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the fast one, if PyYAML was built with it
 Pairs = list[tuple[yaml.ScalarNode, yaml.Node]]
 COMMAND = re.compile(
     r"( {2,}|([A-Z_0-9]+=\S+ )*(PYTHONPATH=\S+ )?python (run\.py|-m) )"
-)  # how a line with a command begins
+)  # the beginning of a line with a command
 
 
 @dataclass(frozen=True)
 class Key:
-    """A value that can be set: `method.rounds` is 6."""
+    """A value that can be set, such as `method.rounds` with 6 in the file."""
 
     path: str
-    value: str  # empty for a section, such as `scope`, that has keys of its own
+    value: str  # empty for a section with keys of its own, such as `scope`
     text: str
     group: str | None = None  # the value is an option of this group: `method@method.base=wanda`
     owner: Declared | None = field(default=None, repr=False)
@@ -43,7 +43,7 @@ class Key:
 
     @property
     def typed(self) -> str:
-        """The key as it stands before the `=` on a command line."""
+        """The key as it is typed before the `=` on a command line."""
         return f"{self.group}@{self.path}" if self.group else self.path
 
 
@@ -86,13 +86,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Written:
-    """The folders of a configuration. Where two have the same file, the first counts."""
+    """The folders of a configuration. If two have the same file, that of the first folder counts."""
 
     folders: tuple[Path, ...]
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """All groups, in the order of the defaults list. Hydra's own files explain themselves, but for the launchers."""
+        """All groups, in the order of the defaults list. Of Hydra's own groups only launchers and sweepers are included."""
         chosen = {group: (value, text) for group, value, text in self._root.defaults}
         beside = [path.name for folder in self.folders for path in sorted(folder.iterdir()) if path.is_dir()]
         names = dict.fromkeys(
@@ -117,7 +117,7 @@ class Written:
         return tuple(_keys(self._root, nodes, "", owner, {}))
 
     def option(self, group: str, name: str, package: str | None = None) -> Option:
-        """An option of a group. `package`: where its keys stand, if not below the group's name."""
+        """An option of a group. `package`: the place of its keys, if it is not the group's name."""
         source = Source(self.groups[group].options[name])
         package = "" if source.is_global else group.replace("/", ".") if package is None else package
         settings = declared(SETTINGS)
@@ -138,7 +138,7 @@ class Written:
             yield self.option(group, name)
 
     def nested(self, group: str) -> dict[str, set[str]]:
-        """The places inside options of `group` that take another one, such as "base" or "routes.mlp", with the options' names."""
+        """The places in options of `group` for another option of it, such as "base" or "routes.mlp", with these options' names."""
         places: dict[str, set[str]] = {}
         for name, file in self.groups[group].options.items():
             for place in re.findall(rf"^ *- /{group}@([\w.]+):", file.read_text(encoding="utf-8"), re.MULTILINE):
@@ -148,7 +148,7 @@ class Written:
 
     @cached_property
     def every(self) -> tuple[tuple[Option | None, Key], ...]:
-        """Every key that can be set, with the option that has it; None: config.yaml. Experiments set keys of others."""
+        """Every key that can be set, with its option; None for config.yaml. Without experiments: they set keys of other options."""
         keys: list[tuple[Option | None, Key]] = [(None, key) for key in self.settings]
         for group in self.groups:
             if group != "experiment":
@@ -179,7 +179,7 @@ class Written:
 def _keys(
     source: Source, pairs: Pairs, package: str, owner: Declared | None, nested: Mapping[str, Declared | None]
 ) -> Iterator[Key]:
-    """The keys below `package`, those of inner mappings included. `nested`: the classes that a defaults list puts there."""
+    """Yield the keys below `package`, with those of inner mappings. `nested`: the classes that a defaults list puts there."""
     named = [str(value.value) for key, value in pairs if key.value == "_target_"]
     owner = declared(named[0]) if named else owner
     for key, value in pairs:
@@ -198,7 +198,7 @@ def _keys(
 
 @dataclass(frozen=True)
 class Source:
-    """A YAML file, with the places of its comments."""
+    """A YAML file with its comments."""
 
     file: Path
 
@@ -217,7 +217,7 @@ class Source:
 
     @property
     def is_global(self) -> bool:
-        """Do its keys stand at the top of the configuration? An experiment's do."""
+        """True if its keys are placed at the top of the configuration, like those of an experiment."""
         return any(line.startswith("# @package _global_") for line in self.lines[:3])
 
     @cached_property
@@ -242,7 +242,7 @@ class Source:
 
     @property
     def defaults(self) -> Iterator[tuple[str, str, str]]:
-        """(entry, option, comment) of the defaults list, without what it overrides."""
+        """Yield (entry, option, comment) of the defaults list, without the entries that begin with "override"."""
         return ((entry, value, text) for entry, value, text in self._entries if not entry.startswith("override "))
 
     @property
@@ -253,7 +253,7 @@ class Source:
 
     @property
     def bases(self) -> tuple[str, ...]:
-        """The entries of the defaults list that name a file beside this one."""
+        """The entries of the defaults list that name a file in the same folder."""
         names = [str(entry.value) for entry in self._listed if isinstance(entry, yaml.ScalarNode)]
         return tuple(name for name in names if name != "_self_")
 

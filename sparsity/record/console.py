@@ -1,4 +1,4 @@
-"""What a person sees: a bar over the blocks with the layer at work and the time left, then the numbers of the finished run.
+"""The display in the terminal: a progress bar with the current layer and the time left, then the numbers of the finished run.
 
 If the output is not a terminal (a log file), a line every half minute replaces the bar.
 """
@@ -76,7 +76,7 @@ def progress(reports: Iterator[R], sites: int, blocks: int, before: int) -> Iter
 
 
 def table(result: Result, folder: Path) -> None:
-    """A finished run: its numbers in lines that fit the terminal, and below them every evaluation."""
+    """Print a finished run: its numbers in lines that fit the terminal, and below them every evaluation."""
     say("\n" + " · ".join([str(result.model.name), *mentioned(result.choices, *PRUNING)]))
     lines(_cells(result))
     perplexity, sparsity, layers = result.evaluation.get("perplexity"), result.sparsity, result.layers
@@ -107,7 +107,7 @@ def _cells(result: Result) -> dict[str, str]:
 
 
 def lines(cells: Mapping[str, str], into: Console = console) -> None:
-    """A row of cells under their names. Cells that do not fit the width stand in a row of their own below, never cut."""
+    """Print a row of cells under their names. Cells that do not fit the width go into another row below; none is cut."""
     rows: list[list[str]] = [[]]
     width = 0
     for name, value in cells.items():
@@ -126,7 +126,7 @@ def lines(cells: Mapping[str, str], into: Console = console) -> None:
 
 
 def evaluations(measures: Iterable[Measure], into: Console = console) -> None:
-    """What the evaluations found besides the perplexity: a line for each number, of both models where both have it."""
+    """Print the results of the evaluations, without the perplexity: a line for each number, with both models' values."""
     rows: dict[str, dict[str, Measure]] = {}  # "cost bytes" -> which model -> its number
     for measure in measures:
         section, _, rest = measure.name.partition(".")
@@ -144,7 +144,7 @@ def evaluations(measures: Iterable[Measure], into: Console = console) -> None:
     if cells and sum(widths) + GAP * (len(head) - 1) <= into.width:
         view = Table(*head, box=None, padding=(0, GAP, 0, 0), pad_edge=False)
         for row in cells:
-            view.add_row(*(Text(cell) for cell in row))  # a name in brackets is no markup
+            view.add_row(*(Text(cell) for cell in row))  # Text: rich would read a name in brackets as markup
         into.print(view)
         return
     for name, dense, pruned, better in cells:

@@ -1,4 +1,4 @@
-"""A digest of a value, which tells whether it is the same again."""
+"""The digest of a value: equal for equal values."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Any
 
 
 def content_hash(content: Any) -> str:
-    """sha256 of a value as JSON; what JSON does not know counts by its text."""
+    """The sha256 of a value as JSON. Objects that JSON does not know count by their `str`."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-if TYPE_CHECKING:  # imported where a device is asked: a report reads this room, and loads no torch
+if TYPE_CHECKING:  # imported only where a device is used: a report uses this room and must not load torch
     import torch
 
 from .started import started
@@ -35,6 +35,7 @@ PACKAGES = (
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """The environment of this run as a JSON value. `processes`: the number of processes that share the run."""
     import torch
 
     return {
@@ -57,7 +58,7 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
 
 
 def circumstances(device: torch.device, processes: int = 1) -> dict[str, Any]:
-    """What may change the last bits of a computation on one version of everything. `processes`: how many share it."""
+    """The conditions that can change the last bits of a computation, besides versions. `processes`: the number that share it."""
     import torch
 
     if device.type == "cpu":

@@ -1,7 +1,7 @@
 """Unit, direction and heading of the numbers that a run's stages write into result.json, and of older evaluations' numbers.
 
-The table is read for every number that nobody declared as a measure: the stages' own (sparsity, errors, seconds, memory), and all
-of a folder that was written before there were measures. An evaluator of today declares its measures itself.
+The table is read for every number that is not declared as a measure: the stages' own numbers (sparsity, errors, seconds, memory),
+and all numbers of a folder that is older than measures. Today's evaluators declare their measures themselves.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from .numbers import is_number, numbers
 
 @dataclass(frozen=True)
 class Known:
-    """How the numbers are told whose path fits `path`, in which `*` stands for anything. The first that fits is the one."""
+    """Unit, direction and heading of all numbers whose path matches `path`, where `*` matches anything. The first match counts."""
 
     path: str
     unit: str = ""
     better: Better | None = None
     digits: int = 4
-    heading: str = ""  # "": the words of the path
+    heading: str = ""  # "" for the words of the path
     folded: bool = False
 
 
-# Sections of result.json that hold findings. What a run was asked for, and how an evaluation was done, is no measure.
+# Sections of result.json that hold findings. The settings of a run and of its evaluations are not measures.
 SECTIONS = (
     "perplexity", "sparsity", "layers", "evaluation", "blocks", "recovery", "seconds", "peak_memory_bytes",
     "peak_device_memory_bytes",
 )  # fmt: skip
-# Of an evaluation's summary: how it was done.
+# Keys of an evaluation's summary that are its settings.
 ASKED = {
     "seqlen", "windows", "tokens", "batch_size", "limit", "max_length", "max_new_tokens", "prompts", "tasks", "lm_eval",
     "apply_chat_template",
@@ -60,7 +60,7 @@ KNOWN = (
     Known("seconds.*", "s", "smaller", 1, folded=True),
     Known("peak_memory_bytes", "bytes", "smaller", 2, "peak memory"),
     Known("peak_device_memory_bytes", "bytes", "smaller", 2, "peak device memory"),
-    # what evaluations of older folders found
+    # numbers of evaluations in older folders
     Known("evaluation.*.kl", "nats", "smaller"),
     Known("evaluation.*.agreement", "fraction", "larger", 2),
     Known("evaluation.*.common_tokens", "tokens", "larger", 1),
@@ -78,7 +78,7 @@ KNOWN = (
 PLAIN = Known("*")
 # Units of the columns of layers.csv.
 COLUMNS = {"sparsity_asked": "fraction", "sparsity_found": "fraction", "seconds": "s", "corrector_seconds": "s"}
-SPREAD = re.compile(r"_stderr(?=,|$)")  # of lm-eval: "acc_stderr", "exact_match_stderr,strict-match"
+SPREAD = re.compile(r"_stderr(?=,|$)")  # standard errors of lm-eval: "acc_stderr", "exact_match_stderr,strict-match"
 
 
 def stated(content: Mapping[str, Any]) -> list[Measure]:
@@ -101,7 +101,7 @@ def unstated(name: str, summary: Mapping[str, Any]) -> Iterator[Measure]:
 
 
 def _asked(path: str) -> bool:
-    """Whether a number of an evaluation says how it was done: evaluation.<name>.seqlen."""
+    """True if a number is a setting of an evaluation: evaluation.<name>.seqlen."""
     section, _, rest = path.partition(".")
     return section == "evaluation" and rest.partition(".")[2].partition(".")[0] in ASKED
 
@@ -110,7 +110,7 @@ def _measure(path: str, value: int | float, error: float | None) -> Measure:
     known = next((one for one in KNOWN if fnmatchcase(path, one.path)), PLAIN)
     heading, folded = known.heading, known.folded
     section, *rest = path.split(".")
-    if section == "evaluation" and len(rest) > 2 and rest[1] in ("dense", "pruned"):  # one number of both models
+    if section == "evaluation" and len(rest) > 2 and rest[1] in ("dense", "pruned"):  # a number that both models have
         heading = " ".join([*rest[2:], *(["dense"] if rest[1] == "dense" else [])]).replace("_", " ")
         folded |= rest[1] == "dense"
     elif not heading and section != "evaluation":

@@ -1,7 +1,7 @@
-"""What a result of an older version says in the words of this one.
+"""Results of older versions of this program, converted to the form of today.
 
-A group that an older version did not have gets the option that does what that version did, so that its runs and later ones of the
-same options count as one composition. Nothing that an older version wrote is changed.
+A group that an older version did not have gets the option that does what that version did, so that older and later runs with the
+same options count as one composition. Values that an older version wrote are not changed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from ..user_error import UserError
 from .known import stated
 
-SCHEMA = 2  # 2: measures; 1: the dictionary alone
-# Groups that came later, and their option that changes nothing.
+SCHEMA = 2  # 2 has measures; 1 has only the dictionary
+# Groups that were added later, and their option that changes nothing.
 LATER = {"reference": "none", "allocation": "uniform", "refine": "none", "recover": "none"}
 COMPOSED = {"allocation": "Uniform()", "refine": "NoRefinement()", "recover": "NoRecovery()"}
-# A group that was there before it was recorded: the option that it had unless the command line chose another.
+# A group that older versions did not record, and its option unless the command line chose another one.
 UNRECORDED = {"tfidf": "doc"}
-# Options that came later, with the value that changes nothing, by section of the configuration.
+# Options that were added later, with the value that changes nothing, by section of the configuration.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "scope": {"lm_head": False},
     "calibration": {"held_out": 0, "written": 0, "prompt": 16},
@@ -49,7 +49,7 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def upgraded_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved configuration with the options that came later, where it has their section."""
+    """A resolved configuration, completed by the options that were added later to the sections that it has."""
     added = {
         name: {**later, **config[name]} for name, later in OPTIONS.items() if isinstance(config.get(name), Mapping)
     }
@@ -64,6 +64,6 @@ def _mapping(content: Mapping[str, Any], section: str, defaults: Mapping[str, st
 
 
 def _unrecorded(words: Sequence[Any]) -> dict[str, str]:
-    """An experiment may have chosen any option: then nothing is said."""
+    """The options of the groups that were not recorded. Empty if an experiment was used, which may have chosen any option."""
     typed = {str(word).lstrip("+").partition("=")[0] for word in words}
     return {} if "experiment" in typed else {name: option for name, option in UNRECORDED.items() if name not in typed}

@@ -1,8 +1,8 @@
-"""What a finished run says: the one module that knows what result.json holds.
+"""The result of a finished run. Only this module knows the content of result.json.
 
-`Result.of` makes the value from what the stages of a run found, `to_json` is the content of result.json, and `read` gives the value
-back, of an older version's folder too. Sections that a later stage adds stand beside those named here (`more`), and are kept.
-A number of the wrong type counts as unknown: a result is read as far as it goes.
+`Result.of` makes a result from the findings of a run's stages, `to_json` returns the content of result.json, and `read` reads a
+result, also from an older version's folder. Sections that are not named here are kept too (`more`). A number of the wrong type
+counts as unknown, so that the rest of a result can still be read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .numbers import is_number, numbers
 from .older import SCHEMA, upgraded
 from .store import RESULT, read_result
 
-if TYPE_CHECKING:  # a report reads results, and loads no torch
+if TYPE_CHECKING:  # a report reads results and must not load torch
     from ..evaluator import Measured
 
 
@@ -53,7 +53,7 @@ Named = BeforeValidator(lambda value: {"name": value} if isinstance(value, str) 
 
 
 class Part(BaseModel):
-    """A section of a result: fields that are named, and whatever else stands in it (`more`)."""
+    """A section of a result: the fields that are named here, and all others (`more`)."""
 
     model_config = ConfigDict(frozen=True, extra="allow", populate_by_name=True)
 
@@ -62,18 +62,20 @@ class Part(BaseModel):
         return self.model_extra or {}
 
     def content(self) -> dict[str, Any]:
-        """The section as it stands in result.json: what is not known and was not said is not there."""
+        """The section as in result.json, with only the fields that were given."""
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
 class Model(Part):
-    """A model by its name; `more` says where it came from: hashes, revisions, paths."""
+    """A model's name and dtype. `more` holds its origin: hashes, revisions, paths."""
 
     name: Text = None
     dtype: Text = None
 
 
 class Dataset(Part):
+    """The dataset: its name, its texts and their sha256."""
+
     name: Text = None
     calibration: Text = None
     evaluation: Text = None
@@ -82,14 +84,14 @@ class Dataset(Part):
 
 
 class Calibration(Part):
-    """The options of the calibration text are in `more`."""
+    """The calibration text. Its options are in `more`."""
 
     tokens: Number = None
-    block_forwards: Number = None  # blocks run on the text, times batches
+    block_forwards: Number = None  # forward passes of a block on a batch
 
 
 class Leakage(Part):
-    """Calibration text that the evaluation text holds too."""
+    """The calibration tokens that the evaluation text contains too."""
 
     span: Number = None
     tokens: Number = None
@@ -98,12 +100,14 @@ class Leakage(Part):
 
 
 class Perplexity(Part):
+    """The perplexities of both models."""
+
     dense: Number = None
     pruned: Number = None
 
 
 class Sparsity(Part):
-    """`asked` and `found` are fractions of the pruned layers' weights; `found` is counted in the model."""
+    """The sparsity: `asked` and `found` are fractions of the pruned layers' weights; `found` is counted in the model."""
 
     asked: Number = None
     found: Number = None
@@ -123,19 +127,21 @@ class Layers(Part):
 
 
 class Blocks(Part):
-    """`more`: means over the blocks that were tuned."""
+    """The blocks that a refinement tuned. `more` holds means over them."""
 
     refined: Number = None
 
 
 class Needed(Part):
-    """What was predicted before anything was computed."""
+    """The resources that were predicted before the run computed anything."""
 
     memory_bytes: Number = None
     disk_bytes: Number = None
 
 
 class Process(Part):
+    """One of the processes that shared the run."""
+
     peak_memory_bytes: Number = None
 
 
@@ -150,7 +156,7 @@ class Result(Part):
     choices: Texts = {}  # group -> option
     composition: Texts = {}  # group -> the constructor call of its component
     model: Annotated[Model, Section, Named] = Model()
-    reference: Annotated[Model | None, Maybe, Named] = None  # another model that the pruned one was compared with
+    reference: Annotated[Model | None, Maybe, Named] = None  # the other model that the pruned one was compared with
     dataset: Annotated[Dataset, Section] = Dataset()
     calibration: Annotated[Calibration, Section] = Calibration()
     leakage: Annotated[Leakage | None, Maybe] = None
@@ -161,20 +167,20 @@ class Result(Part):
     blocks: Annotated[Blocks, Section] = Blocks()
     recovery: Numbers = {}
     seconds: Numbers = {}  # by stage, in the order of the stages
-    resumed: Annotated[list[Any], Listed] = []  # blocks at which the run was taken up again
+    resumed: Annotated[list[Any], Listed] = []  # blocks at which the run was resumed
     peak_memory_bytes: Number = None
     needed: Annotated[Needed, Section] = Needed()
     processes: Annotated[list[Annotated[Process, Section]], Listed] = []
     peak_device_memory_bytes: Number = None
-    keep_sha256: Text = Field(None, alias="mask_sha256")  # of all masks
+    keep_sha256: Text = Field(None, alias="mask_sha256")  # the sha256 over all masks
     measures: Annotated[tuple[Measure, ...], BeforeValidator(_measures)] = ()
 
     @classmethod
     def of(cls, sections: Mapping[str, Any], declared: Iterable[Measure] = ()) -> Result:
         """The result of a run whose stages found `sections`, the top-level keys of result.json.
 
-        `declared`: the measures of who measured. The numbers that nobody declared are looked up in `known`.
-        Raises `ValueError` for a section that does not fit its type, so that no number is lost in silence.
+        `declared`: the measures that the stages declare. Numbers without a measure get theirs from `known`.
+        Raises `ValueError` for a section that does not fit its type, so that no number is lost unnoticed.
         """
         measures = {measure.name: measure for measure in stated({**sections, "evaluation": None})}
         measures |= {measure.name: measure for measure in declared}
@@ -191,7 +197,7 @@ class Result(Part):
     def from_json(cls, content: Mapping[str, Any], where: str = RESULT) -> Result:
         """The result that a result.json of this version or an older one holds. `where`: the file, for messages.
 
-        Raises `UserError` for a newer schema and for measures that are none.
+        Raises `UserError` for a newer schema and for invalid measures.
         """
         content = upgraded(content, where)
         try:
@@ -205,12 +211,12 @@ class Result(Part):
         return self.content() | {"measures": [measure.to_json() for measure in self.measures]}
 
     def measure(self, name: str) -> Measure | None:
-        """The measure of this name, such as "perplexity.pruned"; None where it was not measured."""
+        """The measure of this name, such as "perplexity.pruned"; None if it was not measured."""
         return next((measure for measure in self.all_measures if measure.name == name), None)
 
     @property
     def all_measures(self) -> tuple[Measure, ...]:
-        """The measures, and those that follow from others: the rise of the perplexity, and the seconds of all stages."""
+        """The measures, and two derived ones: the rise of the perplexity, and the seconds of all stages."""
         dense, pruned = self.perplexity.dense, self.perplexity.pruned
         derived = []
         if dense and pruned is not None and is_number(rise := pruned / dense - 1):
@@ -234,7 +240,7 @@ class Result(Part):
 
 
 def evaluated(found: Mapping[str, Measured]) -> list[Measure]:
-    """The measures of all evaluators, by their paths in result.json. One that declares none is shown plainly."""
+    """The measures of all evaluators, named by their paths in result.json. For one that declares none, all its numbers."""
     measures: list[Measure] = []
     for name, measured in found.items():
         if not measured.measures:
@@ -247,6 +253,6 @@ def evaluated(found: Mapping[str, Measured]) -> list[Measure]:
 
 
 def read(folder: Path) -> Result | None:
-    """The result of a run's folder; None while it is unfinished. Raises `UserError` where it cannot be read."""
+    """The result of a run's folder; None if it is unfinished. Raises `UserError` if it cannot be read."""
     content = read_result(folder / RESULT)
     return None if content is None else Result.from_json(content, str(folder / RESULT))

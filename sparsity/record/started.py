@@ -1,4 +1,4 @@
-"""How this process was started, in words that start it again: a run's record and the help say the same."""
+"""The words that started this process, and that start it again. A run's record and the help show them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import shutil
 import sys
 from pathlib import Path
 
-COMMAND = "sparsity-lab"  # what `pip install` puts on the PATH
+COMMAND = "sparsity-lab"  # the command that `pip install` puts on the PATH
 
 
 def started(processes: int = 1) -> list[str]:
-    """The words of the command line in front of the options, for this many processes.
+    """The words of the command line before the options, for this number of processes.
 
-    ["python", "run.py"], ["sparsity-lab"] or ["python", "-m", "sparsity"]; ["torchrun", "--nproc-per-node=2", "run.py"], or
-    "-m", "sparsity" in the place of run.py. A `sparsity-lab` that is not the one on the PATH is named by its path.
+    ["python", "run.py"], ["sparsity-lab"] or ["python", "-m", "sparsity"]; for several processes ["torchrun",
+    "--nproc-per-node=2", "run.py"], or "-m", "sparsity" instead of run.py. A `sparsity-lab` that is not on the PATH is named by
+    its path.
     """
     script = Path(sys.argv[0])
     installed = script.stem == COMMAND

@@ -1,4 +1,4 @@
-"""The recoveries: they tune all survivors of the model together, after every block was pruned."""
+"""The recoveries: they tune all surviving weights of the model together, after every block was pruned."""
 
 from .base import Recovered, Recovery, Taught
 from .distillation import Distillation

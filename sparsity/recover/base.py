@@ -1,4 +1,4 @@
-"""What a recovery is: it sees the whole model, once every block is pruned, and what the dense model made of the same text."""
+"""The protocol of a recovery. It gets the whole pruned model, and the dense model's hidden states for the same text."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from ..notes import NO_NOTES, Notes
 
 
 class Taught(NamedTuple):
-    """Of the dense model, kept until it is pruned, on the CPU."""
+    """The tensors of the dense model that a recovery needs, copied to the CPU before the model is pruned."""
 
-    hidden: list[Tensor]  # (B, T, I) behind its last block, batch by batch
-    outside: Mapping[str, Tensor]  # its parameters outside the blocks, where the pruned model's will be others
+    hidden: list[Tensor]  # (B, T, I) after the last block, one per batch
+    outside: Mapping[str, Tensor]  # parameters outside the blocks, if pruning will change them
 
 
 class Recovered(NamedTuple):
+    """The result of a recovery."""
+
     facts: Mapping[str, float]  # for result.json
-    rows: list[dict[str, Any]]  # of recovery.csv, one an epoch
+    rows: list[dict[str, Any]]  # of recovery.csv, one per epoch
 
 
 class Recovery(Protocol):
-    """Change the survivors of a whole model together, in place. The support never grows."""
+    """Changes the surviving weights of a whole model together, in place. Removed weights stay zero."""
 
     @property
     def reads_text(self) -> bool:
-        """False: neither of the two below is called."""
+        """True if it needs calibration text. If False, `teach` and `recover` are not called."""
         ...
 
     @property
     def recompute(self) -> bool:
-        """Whether activations are computed again where their gradient is needed, instead of kept."""
+        """True if activations are not kept but computed again when their gradient is needed."""
         ...
 
     @property
     def positions(self) -> int:
-        """The tokens of each sequence in a batch whose logits it holds at once."""
+        """The number of tokens of each sequence in a batch whose logits it holds at once."""
         ...
 
     def passes(self, batches: int) -> int:
@@ -47,11 +49,11 @@ class Recovery(Protocol):
         ...
 
     def check(self, sequences: int, batch_size: int) -> None:
-        """Raise `UserError` if so much calibration text, in such batches, is not enough."""
+        """Raise `UserError` if this number of calibration sequences, in batches of this size, is not enough."""
         ...
 
     def teach(self, dense: Decoder, batches: Sequence[Tensor], head: bool) -> Taught:
-        """What must be known of the dense model, where it is. `head`: its head will be pruned too."""
+        """Return what the recovery needs of the dense model. `head`: True if the head will be pruned too."""
         ...
 
     def recover(
@@ -62,9 +64,9 @@ class Recovery(Protocol):
         taught: Taught,
         notes: Notes = NO_NOTES,
     ) -> Recovered:
-        """Tune the survivors in place.
+        """Tune the surviving weights in place.
 
-        `keeps`: the masks (O, I) of the layers of the blocks that were pruned; `batches`: the calibration text's ids, (B, T) each;
-        `notes`: where it keeps how far it is, so that it resumes there.
+        `keeps`: the masks (O, I) of the pruned layers in the blocks. `batches`: the ids (B, T) of the calibration text. `notes`:
+        its progress, from which it resumes.
         """
         ...

@@ -1,14 +1,14 @@
-"""Tune all survivors of the model together until it predicts what the dense model did (distillation, arXiv 1503.02531):
+"""Tune all surviving weights of the model together towards the dense model's predictions (distillation, arXiv 1503.02531):
 
     min_w  mean_n  sum_v p_n(v) (log p_n(v) - log q_n(v; w)),    p dense, q pruned, n over the calibration text's positions
 
-No labels: the whole distribution of the dense model says what each next token could be, so that a little text says much. What a
-block cannot make up for within itself, later ones can, and errors that no prediction feels are left alone.
+There are no labels: the target for each token is the dense model's whole distribution, so that little text is enough. Later blocks
+can correct errors of earlier ones, and errors that change no prediction are not corrected.
 
-How it descends is in tuning.py. The gradient with respect to the logits is q - p; it is taken back through the head a few positions
-at a time (predictions.py), and from there through the blocks. That of a removed weight is dropped, so that it stays at zero.
-Memory: the whole model on the device, its pruned layers five times in float32 (a model in float32 is one of the five), and
-the activations of one batch: of all blocks, or with `recompute` of one, for a second forward pass.
+The descent is in tuning.py. The gradient with respect to the logits is q - p; it goes back through the head a few positions at a
+time (predictions.py), and then through the blocks. The gradient of a removed weight is set to zero, so that the weight stays zero.
+Memory: the whole model on the device, its pruned layers five times in float32 (a float32 model is one of the five), and the
+activations of one batch: of all blocks, or with `recompute` of one block, which takes a second forward pass.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Distillation(Tuning):
 
     positions: ClassVar[int] = POSITIONS
 
-    recompute: bool  # activations are computed again where their gradient is needed, instead of kept
+    recompute: bool  # compute activations again when their gradient is needed, instead of keeping them
 
     @property
     def reads_text(self) -> bool:
@@ -63,7 +63,7 @@ class Distillation(Tuning):
 
 
 class _Student:
-    """The pruned model, seen through float32 weights: its own where they are."""
+    """The pruned model with float32 weights to tune: copies, or the model's own weights if they are float32."""
 
     def __init__(
         self, decoder: Decoder, keeps: Mapping[Site, Tensor], batches: Sequence[Tensor], taught: Taught, recompute: bool
@@ -78,7 +78,7 @@ class _Student:
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """The pruned layers take gradients; at the end they hold the weights."""
+        """A context in which the pruned layers take gradients. At its end the model holds the tuned weights."""
         for parameter in self._free:
             parameter.requires_grad_()
         try:
@@ -89,7 +89,7 @@ class _Student:
                 parameter.requires_grad_(False)
 
     def slope(self, batch: int) -> None:
-        """The weights' gradients of one batch's mean divergence."""
+        """Set the weights' gradients (`weight.grad`) to those of one batch's mean divergence."""
         self._settle()
         ids_BT = self.batches[batch]
         with torch.enable_grad():
@@ -99,13 +99,13 @@ class _Student:
                 hidden_BTI = checkpoint(run, hidden_BTI, use_reentrant=False) if self.recompute else run(hidden_BTI)
         hidden_BTI.backward(slope(self.decoder, ids_BT, self.dense[batch], hidden_BTI.detach(), self.outside))
         for weight, parameter, keep in zip(self.weights, self._free, self._keeps, strict=True):
-            # an expert that the batch does not reach has none
+            # an expert that gets no token of the batch has no gradient
             weight.grad = None if parameter.grad is None else parameter.grad.float().mul_(keep)
             parameter.grad = None
 
     @torch.no_grad()
     def divergence(self, batches: range) -> float:
-        """Nats per predicted token, the mean over some batches."""
+        """The mean divergence over some batches, in nats per predicted token."""
         self._settle()
         total, tokens = 0.0, 0
         judged = [self.batches[batch] for batch in batches]
@@ -116,7 +116,7 @@ class _Student:
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """What the weights became, in the model's dtype."""
+        """Copy the tuned weights into the model, in its dtype."""
         for weight, parameter in zip(self.weights, self._free, strict=True):
             if weight.dtype != parameter.dtype:
                 parameter.copy_(weight)

@@ -1,4 +1,4 @@
-"""No recovery: a model is what its layers' methods, correctors and its blocks' refinement made of it."""
+"""No recovery: the model stays as methods, correctors and refinement have left it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .base import Recovered, Taught
 
 @dataclass(frozen=True)
 class NoRecovery:
+    """The recovery that changes nothing."""
+
     recompute: ClassVar[bool] = False
     positions: ClassVar[int] = 0
 
@@ -27,7 +29,7 @@ class NoRecovery:
         return 0
 
     def check(self, sequences: int, batch_size: int) -> None:
-        """It reads no text."""
+        """Raises nothing: it reads no text."""
 
     def teach(self, dense: Decoder, batches: Sequence[Tensor], head: bool) -> Taught:
         return Taught([], {})

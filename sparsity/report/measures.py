@@ -1,4 +1,4 @@
-"""What the runs of a report measured: the measures that their results declare, in the order of a table's columns."""
+"""The measures that the runs of a report declare, in the order of a table's columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..measures import Measure
 from .read import Run
 
 PERPLEXITY = "perplexity.pruned"
-# These come first, in this order; behind them what else was measured, in the order of the results.
+# These come first, in this order; after them all others, in the order of the results.
 FIRST = (
     "perplexity.dense", PERPLEXITY, "rise", "sparsity.asked", "sparsity.found", "layers.error_before_mean",
     "layers.relative_error_mean", "layers.held_out_error_mean", "seconds.total", "peak_memory_bytes",

@@ -38,13 +38,13 @@ Answers = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Kind:
-    """What is compared: a table's column with a value for each window, or right and wrong answers to documents."""
+    """The kind of values that are compared: a column with a value per window, or right and wrong answers to documents."""
 
     what: str  # as a menu names it: "perplexity", or the task and its metric
     heading: str
-    units: str  # what there is a value of: windows or documents
+    units: str  # the items with a value each: windows or documents
     unit: str  # of a difference b - a: "ratio" (the logarithm of one), "nats" or "fraction"
-    better: Better | None  # as the measure says
+    better: Better | None  # as in the measure
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _documents(a: Answers, b: Answers) -> Interval:
 
 
 def _answers(rows: Sequence[Row]) -> dict[tuple[str, str], Answers]:
-    """Of every task and metric that knows only right and wrong, the pruned model's answers."""
+    """The pruned model's answers, by task and metric, for all metrics with only the values right (1) and wrong (0)."""
     found: dict[tuple[str, str], Answers] = {}
     for row in rows:
         for column in row:

@@ -13,11 +13,11 @@ UNKNOWN = "not recorded"
 
 
 def protocol(run: Run) -> dict[str, str]:
-    """What must be equal for two runs' figures to be comparable, in words. What a run did not record is said so."""
+    """The conditions, in words, that must be equal for the figures of two runs to be comparable. `UNKNOWN` if not recorded."""
     result = run.result
     measured = result.evaluation.get("perplexity")
     return {
-        # a checkpoint that was measured against another model is a pruned form of that one
+        # a checkpoint that was compared with a reference is a pruned form of the reference
         "dense model": _model(result.reference or result.model),
         "dtype": _known(result.model.dtype),
         "evaluation text": _text(result.dataset),

@@ -1,1 +1,1 @@
-"""The entry of a run: turns the configuration into a job, runs its stages in order, and reports mistakes in one message."""
+"""The start of a run: turns the configuration into a job, runs the stages in order, and reports a mistake in one message."""

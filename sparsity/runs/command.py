@@ -1,6 +1,6 @@
 """The program behind `sparsity-lab`, `python run.py` and `python -m sparsity`: a run, or one of the commands beside it.
 
-Light: --help, completion and the commands load what they need when they are called, since torch alone takes a second.
+Light: --help, completion and the commands import modules only when they are called, because torch alone takes a second.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def configuration() -> Path:
-    """The folder of the yaml files: inside the package where it was installed, beside it in a checkout."""
+    """The folder of the YAML files: inside an installed package, or beside the package in a checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def run() -> None:
-    """What Hydra composes from the command line: one run, or all points of a sweep."""
+    """Run the command line with Hydra: one run, or all points of a sweep."""
     if f"{__package__}.launch" not in sys.modules:
-        gc.disable()  # until modules are loaded: what they hold is no garbage, and looking for some in it is a tenth of the start
+        gc.disable()  # until all modules are loaded: a tenth of the start-up time would go into collecting garbage
     import hydra
     from omegaconf import OmegaConf
 
@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def job(config: DictConfig) -> float | None:
-    """One run. Launchers that start other processes import this function there, by its name."""
+    """Do one run and return its objective. Launchers import this function by its name in the processes that they start."""
     from .launch import job
 
     if not gc.isenabled():  # see `run`
@@ -101,7 +101,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main() -> int:
-    """The program. Returns the status that the process ends with."""
+    """Run the program. Returns the exit status of the process."""
     words = sys.argv[1:]
     first = words[0] if words else ""
     if first in COMMANDS:
@@ -114,7 +114,7 @@ def main() -> int:
 
 
 def _called(name: str) -> str:
-    """How a command says its own name."""
+    """The words that start this command, for its help: "python run.py report"."""
     return f"{shlex.join(started())} {name}"
 
 

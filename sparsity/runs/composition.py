@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from ..options.written import Key, Option, Written
 
 PARTS = ("model", "reference", "method", "corrector", "pattern", "allocation", "refine", "recover", "evaluation")
-UNSAID = {"reference": "none"}  # the model itself
+UNSAID = {"reference": "none"}  # "none" is the model itself
 
 
 def composition(config: Mapping[str, Any], choices: Mapping[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """(part, its lines): the chosen option with its first sentence; then the values that differ from the option's file.
+    """Yield (part, its lines): the chosen option with its first sentence, then the values that differ from the option's file.
 
-    `config`: what was composed, resolved. `choices`: group -> option; of a list such as `evaluation` the composed names count.
-    Nothing where the configuration's files are no files, but inside an archive.
+    `config`: the resolved configuration. `choices`: group -> option; for a list such as `evaluation`, `config` has the names.
+    Yields nothing if the configuration's files are inside an archive.
     """
     folders = [folder for folder in _folders() if folder.is_dir()]
     if not folders or not (folders[0] / "config.yaml").is_file():
@@ -49,12 +49,12 @@ def _lines(written: Written, option: Option, config: Mapping[str, Any], choices:
 
 
 def _different(keys: Iterable[Key], config: Mapping[str, Any]) -> str:
-    """ "method.damp=0.1 (0.01 by default)" for each value that is not the file's, in one line. Empty if there is none."""
+    """The values that differ from the file, in one line: "method.damp=0.1 (0.01 by default)". Empty if there are none."""
     return ", ".join(said for key in keys if (said := _differs(key, config)))
 
 
 def _differs(key: Key, config: Mapping[str, Any]) -> str | None:
-    if key.group or not key.value:  # a choice, which is said by itself, or a section
+    if key.group or not key.value:  # a section, or a choice, which has its own line
         return None
     found: Any = config
     for part in key.path.split("."):

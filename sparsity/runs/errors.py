@@ -1,7 +1,7 @@
-"""A user's mistake is one message, never a traceback; anything else is a defect and keeps its traceback.
+"""Messages for errors: a user's mistake is one message without a traceback; any other error is a defect and keeps its traceback.
 
-Mistakes that the words of the command line show are said before Hydra sees them. Hydra's own complaints about options are completed
-here: it lists the options of a group, but not the keys of a configuration.
+Mistakes in the words of the command line are reported before Hydra reads them. Hydra's own messages about options are completed
+here: they list the options of a group, but not the keys of a configuration.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from ..user_error import UserError
 from . import sweeps, together
 from .typed import arranged, check
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of the disk
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk or a quota is full
 
 
 class Mistake(BaseException):
-    """A user's mistake inside a run. No `Exception`: Hydra would print all overrides in front of its message."""
+    """A user's mistake inside a run. It is not an `Exception`, because Hydra would print all overrides before its message."""
 
 
 class PointFailed(Exception):
-    """A point of a sweep that failed, and was reported when it did. The other points are run all the same."""
+    """The failure of a sweep's point, which was reported when it happened. The other points still run."""
 
 
 def explained(main: Callable[[], Any], conf: Path, commands: Collection[str] = ()) -> None:
-    """Run `main`; end with status 1 and one message after a user's mistake, with 130 after Ctrl-C.
+    """Run `main`. Exit with status 1 and one message after a user's mistake, with status 130 after Ctrl-C.
 
-    `commands`: the words that start something else than a run when they come first.
+    `commands`: the first words that start something other than a run.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on instead of printing them
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises errors instead of printing them
     try:
         flags, words = arranged(sys.argv[1:], conf)
         sys.argv[1:] = [*flags, *words]
@@ -63,7 +63,7 @@ def explained(main: Callable[[], Any], conf: Path, commands: Collection[str] = (
         _tell()
     except KeyboardInterrupt:
         _tell()
-        _end("interrupted: the same command goes on behind the last block that was finished", 130)
+        _end("interrupted: the same command resumes after the last finished block", 130)
     except PointFailed:
         _tell()
         _end("error: not every point of the sweep finished, see above. The same command runs only those again", 1)
@@ -79,11 +79,14 @@ def explained(main: Callable[[], Any], conf: Path, commands: Collection[str] = (
 
 
 def hand_on(error: Exception, point: int | None) -> None:
-    """Raise what passes Hydra unchanged; return if `error` does. A point of a sweep, by its number, is reported at once."""
+    """Raise `error` in a form that Hydra does not change; return if `error` is one already.
+
+    `point`: the number of a sweep's point, whose error is reported at once; None for a single run.
+    """
     if isinstance(error, OSError) and error.errno in FULL:
         where = error.filename or "a file of this run"
         error = UserError(
-            f"{where} cannot be written ({error.strerror}). Free some space: the same command goes on behind the last block"
+            f"{where} cannot be written ({error.strerror}). Free some space: the same command resumes after the last finished block"
         )
     mistake = isinstance(error, MISTAKES)
     if point is not None:
@@ -96,7 +99,7 @@ def hand_on(error: Exception, point: int | None) -> None:
 
 
 def describe(error: BaseException, conf: Path | None = None) -> str:
-    """The message without Hydra's search path and with the next step; for an unknown name, with those that exist."""
+    """The message of an error, without Hydra's search path, with the next step, and with the existing names for an unknown one."""
     text = re.sub(r"\n\s*(Config search path:.*|object_type=\S*)", "", str(error), flags=re.DOTALL)
     cause = error.__cause__
     if isinstance(error, ConfigCompositionException) and cause is not None and str(cause).split("\n")[0] not in text:
@@ -110,13 +113,13 @@ def describe(error: BaseException, conf: Path | None = None) -> str:
     if absent and conf:
         group, option = absent.groups()
         options = re.findall(r"\n\t(\S+)", text) or [file.stem for file in sorted((conf / group).glob("*.yaml"))]
-        where = re.match(r"In '(?!config'|hydra/config')([^']+)': ", text)  # not where the command line itself is read
+        where = re.match(r"In '(?!config'|hydra/config')([^']+)': ", text)  # the name of a file, not the command line
         return f"{f'In {where.group(1)}: ' if where else ''}{no_option(group, option, options)}"
     return (text + next_step(text)).strip()
 
 
 def _unreadable(text: str) -> str:
-    """For words that Hydra cannot take apart: which one, and why that happens."""
+    """The message for a word that Hydra cannot parse: which one it is, and the likely reason."""
     for word in sys.argv[1:]:
         try:
             OverridesParser.create().parse_override(word)
@@ -138,7 +141,7 @@ def _suggest(key: str, conf: Path) -> str:
 
 
 def _homes(key: str, written: Written) -> list[str]:
-    """The options that have this key ("method=admm"), or one with this last name ("refine.lr with refine=block")."""
+    """The options that have this key, or a key that ends in this name: "method=admm"; "refine.lr with refine=block"."""
     found: dict[str, None] = {}  # in order, each once
     for option, there in written.every:
         if option is not None and (there.path == key or ("." not in key and there.path.endswith(f".{key}"))):
@@ -157,12 +160,12 @@ def _homes(key: str, written: Written) -> list[str]:
 
 
 def _chosen(conf: Path) -> DictConfig:
-    """The configuration with the groups' options that the command chose, and nothing else of it."""
+    """The configuration with only the options that the command chose for groups."""
     groups = {folder.name for folder in conf.iterdir() if folder.is_dir()}
     chosen = [argument for argument in sys.argv[1:] if argument.partition("=")[0] in groups]
     try:
         return compose("config", overrides=chosen)
-    except HydraException:  # several values, or an option that lies elsewhere: the defaults will do
+    except HydraException:  # several values, or an option from another folder: use the defaults
         return compose("config")
 
 
@@ -176,19 +179,19 @@ def _keys(node: Any, path: str = "") -> Iterator[str]:
 
 
 def _in_job(error: BaseException) -> bool:
-    """Was the error raised by a run, rather than by Hydra when it made the run's folder?"""
+    """True if a run raised the error; False if Hydra did when it made the run's folder."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_globals.get("__name__") == f"{__package__}.launch" for frame in frames)
 
 
 def _tell() -> None:
-    """Print the outcome of a sweep, if this was one."""
+    """Print the summary of the sweep, if this was one."""
     for line in sweeps.told():
         print(line, flush=True)
 
 
 def _end_all(message: str) -> None:
-    """Before a run has begun: all processes see the same mistake, and the first one says so."""
+    """Exit before a run begins. All processes find the same mistake, and only the first one prints it."""
     if together.rank():
         sys.exit(1)
     _end(message, 1)

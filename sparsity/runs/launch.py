@@ -1,4 +1,4 @@
-"""What Hydra knows about a job, in our words: its folder, where to look for finished runs, and what was chosen."""
+"""The job that Hydra starts: its folder, the folder of finished runs, and the chosen options, read from Hydra's configuration."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from .errors import hand_on
 from .pipeline import run
 from .sweeps import Point, kin, note, own
 
-HELD = Held()  # the points of a sweep in one process share a model
+HELD = Held()  # the points of a sweep that run in one process share a model
 
 
 def job(config: DictConfig) -> float | None:
-    """One run, by all processes that torchrun started. Returns the number that `objective` names, which a sweeper may minimise."""
+    """Do one run in all processes that torchrun started. Returns the number that `objective` names, for a sweeper to minimise."""
     with connected(together.rank(), together.size()) as processes:
         return _job(config, processes)
 
@@ -54,7 +54,7 @@ def _job(config: DictConfig, processes: Processes) -> float | None:
         raise
     finally:
         if processes.rank == 0:
-            # a mistake that was seen early leaves nothing behind
+            # after an early mistake no folder is left
             RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()
     found: Any = result
     for name in config.objective.split("."):
@@ -63,15 +63,18 @@ def _job(config: DictConfig, processes: Processes) -> float | None:
 
 
 def place(hydra: DictConfig, name: str) -> Place:
-    """Finished runs are looked up below the folder that `hydra.run.dir` or `hydra.sweep.dir` names, else below outputs/<name>."""
+    """The folders and choices of a run.
+
+    Finished runs are searched below the folder that `hydra.run.dir` or `hydra.sweep.dir` names, else below outputs/<name>.
+    """
     sweep = hydra.mode == RunMode.MULTIRUN
     option = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     named = any(override.lstrip("+").startswith(f"{option}=") for override in hydra.overrides.hydra)
     root = Path(hydra.sweep.dir if sweep else hydra.run.dir) if named else Path("outputs") / name
-    # a nested group, such as method@method.routes.mlp, is one too
+    # nested groups such as method@method.routes.mlp count too
     groups = (*COMPONENTS, *SHARED)
     choices = {str(g): str(option) for g, option in hydra.runtime.choices.items() if str(g).partition("@")[0] in groups}
-    # as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
+    # unresolved, as they were typed: an override may hold a reference, such as seed=${oc.env:SEED}
     words = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     assert isinstance(words, list)
     words = [str(word) for word in words]
@@ -82,9 +85,10 @@ def place(hydra: DictConfig, name: str) -> Place:
 
 
 def _composed(name: str, points: Sequence[Sequence[str]]) -> Iterator[tuple[Parts, Settings]]:
-    """The points that can be composed: an option of one corrector may not exist for another, whose own run will say so.
+    """Yield the components and settings of the points that can be composed.
 
-    None in a worker without Hydra's files.
+    A point that cannot is left out, since its own run reports the mistake: an option of one corrector may not exist for another.
+    Yields nothing in a worker process that has not initialised Hydra.
     """
     for words in points if GlobalHydra.instance().is_initialized() else ():
         with suppress(*MISTAKES):

@@ -1,7 +1,7 @@
 """One run, from a composed configuration to a folder with a result: `prepare`, then stage after stage.
 
-Mistakes surface in the order of their cost: options, files, the finished run that makes this one needless, the architecture, the
-composition, the text; and only then anything is computed. All processes of a run go this way; only the first one keeps a record.
+Checks are ordered by their cost: options, files, a finished run that makes this one unnecessary, the architecture, the composition,
+the text. Only then anything is computed. All processes of a run call the same functions; only the first one keeps a record.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from .preview import preview
 def run(
     config: DictConfig, place: Place, held: Held | None = None, processes: Processes = ALONE
 ) -> tuple[dict[str, Any], Path]:
-    """Do what the configuration says, or say that it was done. `held`: the model of a sweep's last point.
+    """Do a run, or print its plan, or find that it is finished. `held`: the model of a sweep's last point.
 
-    Returns the content of result.json, {} for plan=true and in all processes but the first, and the folder in which it stands.
+    Returns the content of result.json and its folder. The content is {} for plan=true and in all processes but the first.
     """
     job = prepare(config, place, processes)
     if job.settings.plan:
@@ -76,9 +76,9 @@ def run(
 
 @cache
 def without_model() -> int:
-    """Bytes that this program holds without a model. It has to be called before one is loaded.
+    """The bytes that this program holds without a model. Call it before a model is loaded; the value is kept.
 
-    transformers is part of the program and is loaded here: it takes seconds, and a run that finished earlier does not need it.
+    It imports transformers, which is part of the program: this takes seconds, and a run that finished earlier does not need it.
     """
     from transformers import PreTrainedModel  # noqa: F401
 
@@ -86,7 +86,7 @@ def without_model() -> int:
 
 
 def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> Job:
-    """Every mistake that can be seen in milliseconds is raised here."""
+    """Return the job of a configuration. Raises every mistake that can be found in milliseconds."""
     settings = read(config)
     options = components(config)
     check_targets(options, settings.allow)
@@ -110,7 +110,7 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
 
 
 def _run(work: Work) -> Result:
-    """Every stage in turn. Returns the result, which is written last; a part of it in processes but the first."""
+    """Run the stages in order. Returns the result, which is written last; other processes than the first have only a part of it."""
     torch.set_float32_matmul_precision("highest")  # statistics and solves without TF32
     job = work.job
     for stage in PREPARING:
@@ -148,7 +148,7 @@ def _run(work: Work) -> Result:
 
 
 def _do(work: Work, stage: Stage[Any], known: Any) -> None:
-    """One stage. What it found goes into the sections of the result, and into tables."""
+    """Do one stage, and add its findings to the sections of the result, to the measures and to the tables."""
     counts_itself = len(stage.clocks) > 1
     with nullcontext() if counts_itself else work.clock(stage.name):
         found = stage.do(work, known)
@@ -159,7 +159,7 @@ def _do(work: Work, stage: Stage[Any], known: Any) -> None:
 
 
 def merge(sections: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add sections of a result; mappings of one name are merged."""
+    """Add sections to a result. Two mappings of the same name are merged."""
     for name, section in more.items():
         earlier = sections.get(name)
         sections[name] = {**earlier, **section} if isinstance(earlier, dict) and isinstance(section, dict) else section
@@ -171,7 +171,7 @@ def _outlook(job: Job, decoder: Decoder, plan: Plan, tokens: int = 0) -> Outlook
 
 
 def _will_need(job: Job, outlook: Outlook) -> tuple[Needed, list[str]]:
-    """What a run will need, and how people are told."""
+    """The resources that a run will need, and lines about them for the user."""
     need = needed(STAGES, outlook)
     return need, [*need.told(without_model(), rate(job.device, outlook.decoder.embedding_VE.dtype))]
 
@@ -184,7 +184,7 @@ def _preview(job: Job, held: Held | None) -> None:
 
 @contextmanager
 def _recorded(job: Job, held: Held | None) -> Iterator[Work]:
-    """The work of a run, whose first process has a folder of its own to record it in."""
+    """A context with the work of a run. Its first process records it in a folder that no other run writes."""
     clock = Clock(name for stage in STAGES for name in stage.clocks)
     with ExitStack() as stack:
         if job.processes.rank:
@@ -200,7 +200,7 @@ def _recorded(job: Job, held: Held | None) -> Iterator[Work]:
 
 @contextmanager
 def _claimed(job: Job) -> Iterator[Job]:
-    """The job with a folder that is its own to write: that of the same run, interrupted, or the one that it was given."""
+    """A context with the job and a locked folder: that of the same interrupted run, or else the folder that it was given."""
     with ExitStack() as stack:
         if not job.settings.rerun:
             for folder in find_interrupted(job.place.finished, job.key):

@@ -15,12 +15,12 @@ from ..record.console import console, say
 from ..stages.job import Job
 from .composition import composition
 
-INDENT = 13  # columns, for the name of a part
+INDENT = 13  # columns for the name of a part
 WIDEST = 100
 
 
 def preview(job: Job, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None:
-    """Print what the job would do. `told`: what it will need."""
+    """Print the plan of a job. `told`: lines about the resources that it will need."""
     settings, parts = job.settings, job.parts
     width = max(60, min(console.width, WIDEST))
     for part, lines in composition(job.config, job.place.choices):
@@ -58,7 +58,7 @@ def preview(job: Job, decoder: Decoder, plan: Plan, told: Iterable[str]) -> None
     if calibration.written:
         text += f", and {calibration.written} more that the model writes"
     if calibration.held_out:
-        text += f", and {calibration.held_out} to take the layers' errors on"
+        text += f", and {calibration.held_out} to measure the layers' errors on"
     passes = f"run through blocks 0 to {plan.last}" if plan.last >= 0 else "not read: nothing asks for it"
     say(f"\ntext         {parts.dataset}")
     say(f"calibration  {text}, propagate={calibration.propagate}; {passes}")

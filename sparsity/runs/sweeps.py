@@ -1,5 +1,6 @@
-"""A sweep's own files, whoever launched its points and wherever they ran: `.points/<number>.json`, written by each when it ends,
-and `sweep.csv`, put together from all of them each time. Nothing here is kept in memory: points may run in other processes.
+"""The files of a sweep: each point writes `.points/<number>.json` when it ends, and then writes `sweep.csv` anew from all of these.
+
+Nothing is kept in memory, because points may run in other processes, started by any launcher.
 """
 
 from __future__ import annotations
@@ -22,23 +23,25 @@ from ..record.store import RunStore, csv_text
 
 POINTS = ".points"
 TYPED = "typed.json"
-ASKING = ("method", "corrector", "tfidf", "layer_error")  # options that say what must be known of a layer
-MOST = 48  # compositions, a tenth of a second each: what a walk over a small model takes
+ASKING = ("method", "corrector", "tfidf", "layer_error")  # options that decide which statistics are needed
+MOST = 48  # compositions at most: each takes 0.1 s, together as long as a pass over a small model
 TABLE = "sweep.csv"
-# Sections of result.json whose numbers are columns, besides all measures. Its settings stand in the columns of the options.
+# Sections of result.json whose numbers become columns, in addition to all measures. The options have columns of their own.
 FOUND = ("perplexity", "evaluation", "sparsity", "layers", "seconds")
 
 
 @dataclass(frozen=True)
 class Point:
+    """A point of a sweep that has ended."""
+
     number: int
-    words: Sequence[str]  # its own: "sparsity=0.6"
-    folder: str | None  # of its result, which may be that of an earlier sweep
-    error: str | None  # None: finished
+    words: Sequence[str]  # the overrides that differ between points: "sparsity=0.6"
+    folder: str | None  # the folder of its result, which may belong to an earlier sweep
+    error: str | None  # None if it finished
 
 
 def note(sweep: Path, point: Point) -> None:
-    """The point ended. sweep.csv then has all that ended so far."""
+    """Record that a point ended, and write sweep.csv with all points that ended so far."""
     folder = sweep / POINTS
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -47,13 +50,13 @@ def note(sweep: Path, point: Point) -> None:
 
 
 def points(sweep: Path) -> list[Point]:
-    """All that ended, by their numbers."""
+    """All points that ended, in the order of their numbers."""
     found = [Point(**json.loads(file.read_text(encoding="utf-8"))) for file in (sweep / POINTS).glob("[0-9]*.json")]
     return sorted(found, key=lambda point: point.number)
 
 
 def own(sweep: Path, words: Sequence[str]) -> list[str]:
-    """Of a point's words those that other points do not share. What was typed is in a file: workers are started otherwise."""
+    """The overrides of a point that differ between points. Read from typed.json, because a worker's argv is not the user's."""
     typed = json.loads((sweep / POINTS / TYPED).read_text(encoding="utf-8"))["words"]
     parser = OverridesParser.create()
     fixed = {override.key_or_group for override in parser.parse_overrides(typed) if not override.is_sweep_override()}
@@ -61,7 +64,7 @@ def own(sweep: Path, words: Sequence[str]) -> list[str]:
 
 
 def kin(sweep: Path, words: Sequence[str]) -> list[list[str]]:
-    """What to compose in the place of one point's words to hear what the others will ask of the text: `MOST` at most."""
+    """Override lists of the sweep's other points, to find which statistics they need. At most `MOST`."""
     swept = json.loads((sweep / POINTS / TYPED).read_text(encoding="utf-8"))["asking"]
     fixed = [word for word in words if word.partition("=")[0] not in swept]
     grid = product(*([f"{key}={value}" for value in values] for key, values in swept.items()))
@@ -69,7 +72,7 @@ def kin(sweep: Path, words: Sequence[str]) -> list[list[str]]:
 
 
 def _asking(words: Sequence[str]) -> dict[str, list[str]]:
-    """The values of those options that a grid runs through and that say what must be known."""
+    """The values of the swept options that decide which statistics are needed (`ASKING`), by option."""
     return {
         override.get_key_element(): list(override.sweep_string_iterator())
         for override in OverridesParser.create().parse_overrides(list(words))
@@ -85,7 +88,7 @@ def _row(sweep: Path, point: Point) -> dict[str, Any]:
     }
     row |= dict(word.lstrip("+").partition("=")[::2] for word in point.words)
     if point.folder is not None:
-        from ..record.result import read  # with pydantic, for which --help does not wait
+        from ..record.result import read  # imports pydantic, which --help does not need
 
         result = read(Path(point.folder))
         if result:
@@ -96,26 +99,26 @@ def _row(sweep: Path, point: Point) -> dict[str, Any]:
 
 
 class Sweeps(Callback):
-    """Told by Hydra, in the process that was started, where the sweep's files will be."""
+    """A callback of Hydra that prepares the sweep's folder, in the process that the user started."""
 
     last: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         sweep = Path(config.hydra.sweep.dir).absolute()
         try:
-            shutil.rmtree(sweep / POINTS, ignore_errors=True)  # of an earlier sweep in this folder
+            shutil.rmtree(sweep / POINTS, ignore_errors=True)  # points of an earlier sweep in this folder
             (sweep / POINTS).mkdir(parents=True)
             (sweep / TABLE).unlink(missing_ok=True)
             words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
             params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
             RunStore(sweep / POINTS).json(TYPED, {"words": words, "asking": _asking([*params, *words])})
-        except OSError:  # Hydra is about to find the same, and says it better
+        except OSError:  # Hydra will fail in the same way, with a better message
             return
         Sweeps.last = sweep
 
 
 def told() -> Iterator[str]:
-    """At the end of a sweep: what failed and why, and where the table is. Nothing if there was none."""
+    """Yield the summary of a sweep: which points failed and why, and the path of the table. Nothing if there was no sweep."""
     if Sweeps.last is None or not (Sweeps.last / TABLE).exists():
         return
     ended = points(Sweeps.last)

@@ -1,7 +1,7 @@
 """Write task files for lm-eval over data on this machine: python -m sparsity.runs.tasks DATA_FOLDER TASKS_FOLDER
 
 DATA_FOLDER holds a folder of .jsonl files for each task, such as piqa/validation.jsonl. The task files name the installed lm-eval
-and the data by absolute paths: they are of this machine, and are written again on another.
+and the data by absolute paths, so they are valid on this machine only; write them again on another one.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ HEADER = "# Written by `python -m sparsity.runs.tasks"
 
 
 def write(data: Path, tasks: Path) -> None:
-    """One file per task that has data, in the place of those written earlier. Says of every task what became of it.
+    """Write one file for each task that has data, replacing earlier files. Prints a line about every task.
 
-    Raises `UserError` if none has data, or if a file is in the way that somebody else wrote.
+    Raises `UserError` if no task has data, or if it would replace a file that this command did not write.
     """
     found = list(local_tasks(data))
     if not any(local.options for local in found):
@@ -52,7 +52,7 @@ def write(data: Path, tasks: Path) -> None:
 
 
 def main(words: Sequence[str], name: str = "python -m sparsity.runs.tasks") -> int:
-    """The command, called `name` in its help. 0; 1 after a mistake, which is then said in one message."""
+    """Run the command. Returns the exit status: 0, or 1 after a mistake, which is printed. `name`: its name in the help."""
     parser = argparse.ArgumentParser(prog=name, description="Write task files for lm-eval over data on this machine.")
     parser.add_argument("data", type=Path, metavar="DATA_FOLDER", help="holds a folder of .jsonl files for each task")
     parser.add_argument("tasks", type=Path, metavar="TASKS_FOLDER", help="made if it is not there")

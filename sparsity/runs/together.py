@@ -1,7 +1,7 @@
-"""What torchrun says of this process, and what follows from it at the door. Light: --help does not wait for torch.
+"""The rank of this process under torchrun, and the changes to other processes than the first. Light: it does not import torch.
 
-The first process is the run: its folder, its trackers, what is shown. The others write nothing and say nothing, but an error that
-is theirs alone.
+Only the first process writes the run's folder, informs trackers and prints. The others print only an error that happens in them
+alone.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ FOLDER = "hydra.run.dir="
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """The rank of this process, from 0."""
     return _said("RANK", 0)
 
 
 def size() -> int:
-    """How many processes there are; 1 without torchrun."""
+    """The number of processes; 1 without torchrun."""
     return _said("WORLD_SIZE", 1)
 
 
@@ -32,21 +32,21 @@ def local() -> int | None:
 
 
 def _said(name: str, alone: int) -> int:
-    """Schedulers set some of these variables as well: they count where torchrun did."""
+    """The value of a variable of torchrun; `alone` without torchrun, because schedulers set some of these variables too."""
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 
 
 def hush() -> None:
-    """For all but the first process."""
+    """Silence this process. For all but the first."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (for good)
     logging.disable()
     warnings.simplefilter("ignore")
 
 
 def elsewhere(arguments: Sequence[str]) -> list[str]:
-    """The same command with a folder that is there in the place of the run's: Hydra would make one for each process."""
+    """The arguments with "." as the run's folder, because Hydra would make another folder for each process."""
     words = [word for word in arguments if not word.startswith(FOLDER)]
     options = [i for i, word in enumerate(words) if "=" in word and not word.startswith("-")]
-    # beside the others: argparse wants them in one run
+    # next to the other overrides: argparse needs them in one group
     words.insert(options[0] if options else len(words), f"{FOLDER}.")
     return words

@@ -1,4 +1,4 @@
-"""The words of a command line before Hydra reads them: the flags go first, and what is wrong with the other words is said."""
+"""Prepare a command line before Hydra reads it: flags are moved to the front, and mistakes in the other words are reported."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser  # the one list of Hydra's flags
+from hydra._internal.utils import get_args_parser  # the only list of Hydra's flags
 
 from ..options.meant import unknown_flag, wrong
 from ..options.written import Written
@@ -17,9 +17,9 @@ ALONE = ("run", "multirun", "cfg", "info", "shell_completion")  # Hydra takes on
 
 
 def arranged(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]]:
-    """The flags of a command line with their values, and its other words: argparse refuses flags between overrides.
+    """Return the flags of a command line with their values, and its other words: argparse refuses flags between overrides.
 
-    Raises `UserError` for a word with dashes that is no flag, and for a flag without its value.
+    Raises `UserError` for a word with dashes that is not a flag, and for a flag without its value.
     """
     flags: list[str] = []
     words: list[str] = []
@@ -41,14 +41,12 @@ def arranged(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[str]
             flags.append(rest.pop(0))
     asked = _read(flags)
     if sum(bool(asked.__dict__[name]) for name in ALONE) > 1:
-        raise UserError(
-            f"got {' '.join(flags)}: expected one of them. Each asks for something else than a run of its own"
-        )
+        raise UserError(f"got {' '.join(flags)}: expected one of them, because each starts something else")
     return flags, words
 
 
 def check(flags: Sequence[str], words: Sequence[str], conf: Path, commands: Collection[str]) -> None:
-    """Raise `UserError` for a mistake that the words alone show. A configuration of the user's own is Hydra's to read."""
+    """Raise `UserError` for a mistake that the words show. Does nothing if the user chose another configuration than this one."""
     asked = _read(flags)
     elsewhere = any(word.lstrip("+").startswith("hydra.searchpath=") for word in words)
     if asked.config_path or asked.config_name or elsewhere:
@@ -60,7 +58,7 @@ def check(flags: Sequence[str], words: Sequence[str], conf: Path, commands: Coll
 
 def _read(flags: Sequence[str]) -> Namespace:
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and leave
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage and exit
     return parser.parse_args(flags)
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run, a file each. What a run does, counts, predicts and resumes follows from their list (`order.py`)."""
+"""The stages of a run, one per file. Their list (`order.py`) decides what a run does, counts, predicts and resumes."""
 
 from .order import CHANGING, PREPARING, STAGES
 

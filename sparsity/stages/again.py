@@ -1,4 +1,4 @@
-"""Why a run is computed again, or an interrupted one is not resumed: what changed of its inputs since the same command ran last."""
+"""The reason why a run is computed again or not resumed: the inputs that changed since the same command ran last."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from typing import Any, NamedTuple
 from ..record.store import ENVIRONMENT, JOURNAL, RESULT
 from .key import ASIDE, WATCHES
 
-MOST = 3  # of one kind are named
-UNHEARD = {*ASIDE, WATCHES} - {"sparsity", "seed"}  # options that do not make it another command
+MOST = 3  # the number of changes of one kind that are named
+UNHEARD = {*ASIDE, WATCHES} - {"sparsity", "seed"}  # options that do not make a command another one
 KINDS = {"options", "versions", "device", "files", "code"}  # of inputs
 NOTHING = object()
 
-Change = tuple[str, Any, Any]  # a path, and what stood there earlier and stands there now, or NOTHING
+Change = tuple[str, Any, Any]  # an option's path, its earlier value and its present value; NOTHING if absent
 
 
 class Earlier(NamedTuple):
-    """A run of the same command that lies on disk."""
+    """An earlier run of the same command, found on disk."""
 
-    time: str  # ISO 8601, of one time zone
+    time: str  # ISO 8601, always in the same time zone
     folder: Path
     finished: bool
-    inputs: Mapping[str, Any]  # {}: not recorded, or otherwise than today
+    inputs: Mapping[str, Any]  # {} if they were not recorded, or in another form than today
 
 
 def recorded(overrides: Sequence[str], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What environment.json must hold so that a later run can say what changed."""
+    """The part of environment.json from which a later run can tell what changed."""
     return {"overrides": [*overrides], "inputs": dict(inputs)}
 
 
 def why_again(root: Path, overrides: Sequence[str], inputs: Mapping[str, Any]) -> str | None:
-    """A line that says which input changed since the newest run of the same command in `root` or at most two folders below.
+    """Return a line that says which input changed since the newest run of the same command in `root` or up to two folders below.
 
-    None if there was no such run, or if one had these very inputs: then nothing changed.
+    None if there was no such run, or if one of them had exactly these inputs.
     """
     found = _alike(root, overrides)
     if not found or any(earlier.inputs == inputs for earlier in found):
@@ -50,28 +50,28 @@ def why_again(root: Path, overrides: Sequence[str], inputs: Mapping[str, Any]) -
 
 
 def difference(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between the inputs of two runs: "method.damp is 0.02, was 0.01; the code of sparsity/linalg.py changed"."""
+    """Return how the inputs of two runs differ: "method.damp is 0.02, was 0.01; the code of sparsity/linalg.py changed"."""
     if not earlier:
         return "this program changed, which did not record then what its results depend on"
     values = [f"{path} {_is(new)}, {_was(old)}" for path, old, new in _changes(_values(earlier), _values(now), "")]
     clauses = [_some(values, "; ")] if values else []
     if files := _changed(earlier["files"], now["files"]):
         clauses.append(f"{_some(files)} changed")
-    # a digest of code is that of one version of Python
+    # Another version of Python changes every digest of code: then the code is not named.
     if (sources := _changed(earlier["code"], now["code"])) and not any(value.startswith("python ") for value in values):
         clauses.append(f"the code of {_some(sources)} changed")
     return "; ".join(clauses)
 
 
 def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
-    """The runs of the same command that finished or left a journal, in the order of time."""
+    """The runs of the same command that finished or left a journal, the oldest first."""
     asked = _heard(overrides)
     found = []
     for depth in ("", "*/", "*/*/"):
         for path in root.glob(depth + ENVIRONMENT):
             environment, folder = _read(path), path.parent
             result = _read(folder / RESULT)
-            words = environment.get("overrides", result.get("overrides"))  # older runs have them there
+            words = environment.get("overrides", result.get("overrides"))  # older runs wrote them into result.json
             alike = isinstance(words, list) and _heard(words) == asked
             if alike and (result or (folder / JOURNAL).is_dir()):
                 its = environment.get("inputs")
@@ -81,12 +81,12 @@ def _alike(root: Path, overrides: Sequence[str]) -> list[Earlier]:
 
 
 def _heard(overrides: Sequence[str]) -> list[str]:
-    """The words of a command that say what is computed."""
+    """The overrides of a command that decide what is computed, sorted."""
     return sorted(word for word in map(str, overrides) if re.split(r"[.@=]", word.lstrip("+~"))[0] not in UNHEARD)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """{} for what is missing or damaged: it explains nothing."""
+    """The JSON object in a file; {} if the file is missing or damaged."""
     with suppress(OSError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _changes(old: Any, new: Any, path: str) -> Iterator[Change]:
-    """Every value that is not what it was, by its path: "calibration.seqlen"."""
+    """Yield every value that changed, with its path ("calibration.seqlen")."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in dict.fromkeys([*old, *new]):
             inner = f"{path}.{name}" if path else name
@@ -109,7 +109,7 @@ def _values(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The files that both runs read and that changed; if there are none, those that only one of them read."""
+    """The files that both runs read and that changed; if there are none, the files that only one of the runs read."""
     both = [name for name in now if name in earlier and earlier[name] != now[name]]
     return both or sorted(earlier.keys() ^ now.keys())
 

@@ -1,9 +1,9 @@
-"""The stage `allocate`: how much of the total each layer gives up, measured on the dense model before the first layer is pruned, or
-read where an earlier run measured it.
+"""The stage `allocate`: each layer's share of the total sparsity. It is measured on the dense model before the first layer is
+pruned, or read from the cache if an earlier run measured it.
 
-What is kept is the measurement, not the shares, so that all sparsities and bounds of a sweep read one. A run that resumes allocates
-again: its model is dense until the journal's blocks are written, and equal measurements give equal shares. Of several processes
-the first one measures, and the others receive what it measured.
+The cache keeps the measurement, not the shares, so that all sparsities and bounds of a sweep use the same one. A resumed run
+allocates again: its model is dense until the journal's blocks are written into it, and equal measurements give equal shares. With
+several processes, the first one measures and sends the result to the others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Allocate(Plain):
+    """The stage `allocate`."""
+
     name = "allocate"
 
     def check(self, job: Job) -> None:
@@ -41,7 +43,7 @@ class Allocate(Plain):
         allocation.check(job.parts.pattern)
 
     def do(self, work: Work, known: None) -> Found:
-        """Give the plan a pattern for every layer of the blocks from which anything is removed."""
+        """Put into the plan a pattern for every layer of the blocks from which weights are removed."""
         plan, job = work.plan, work.job
         asked = [site for site in plan.needs if plan.method.asked(site, plan.patterns[site])]
         if not asked:

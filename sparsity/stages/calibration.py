@@ -1,4 +1,4 @@
-"""What a walk goes along: recalled statistics where they depend on nothing that a run changes, else the calibration text itself."""
+"""The stream of statistics for pruning: recalled from the cache if pruning cannot change them, else computed from the text."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ def calibration(
     target: Target | None = None,
     processes: Processes = ALONE,
 ) -> Iterator[Stream]:
-    """In front of the first block. With `propagate` dense, `needs` is all that may be asked of it, and the cache may know it.
+    """Return a stream that stands before the first block.
 
-    `target`: what a refinement matches; it needs the text itself. `processes`: among which the text is dealt out.
+    `needs`: with `propagate` dense, all statistics that may be requested; the cache may hold them. `target`: the outputs that a
+    refinement matches; they need the text itself. `processes`: those that share the text.
     """
     batch_size = job.settings.calibration.batch_size
 
@@ -69,8 +70,8 @@ def calibration(
 
 
 def _shared(job: Job, decoder: Decoder, needs: Needs) -> Needs:
-    """`needs` and what this run and the other points of its sweep will ask for, so that one walk serves all. If that is too much
-    to keep, `needs`.
+    """The union of `needs` and of the needs of this run and of its sweep's other points, so that one pass collects the statistics
+    for all of them. If the cache cannot hold that many, `needs` alone.
     """
     union = dict(needs)
     for parts, settings in _points(job):
@@ -88,6 +89,6 @@ def _points(job: Job) -> Iterator[tuple[Parts, Settings]]:
 
 
 def model_and_text(dense: DenseModel, ids_BT: Tensor) -> dict[str, object]:
-    """The dense model and the ids, for a key."""
+    """The part of a cache key that identifies the dense model and the token ids (B, T)."""
     digest = hashlib.sha256(ids_BT.numpy().tobytes()).hexdigest()
     return {"model": dense.fingerprint, "ids": digest, "shape": list(ids_BT.shape)}

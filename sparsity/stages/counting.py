@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Count(Plain):
+    """The stage `count`."""
+
     name = "count"
     shared = False
 

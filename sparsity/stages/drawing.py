@@ -1,5 +1,5 @@
-"""The stage `draw`: the calibration text as ids, sequences at random positions of the dataset's text and those that the model
-writes itself, and the evaluation text.
+"""The stage `draw`: the token ids of the calibration text and of the evaluation text. Calibration sequences are taken at random
+positions of the dataset's text, or are written by the model itself.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Draw(Plain):
+    """The stage `draw`."""
+
     name = "draw"
 
     def check(self, job: Job) -> None:
@@ -49,19 +51,19 @@ class Draw(Plain):
             )
         if text.held_out and job.settings.layer_error is False:
             raise UserError(
-                f"calibration.held_out={text.held_out} is text to take the layers' errors on, and layer_error=false asks for none. "
-                f"Leave one of them out"
+                f"calibration.held_out={text.held_out} is text to measure the layers' errors on, and layer_error=false measures "
+                f"none. Leave one of them out"
             )
         batches = -(-text.sequences // text.batch_size)
         if batches < job.processes.size:
             console.say(
-                f"{batches} batches of calibration text for {job.processes.size} processes: some have none. "
+                f"{batches} batches of calibration text for {job.processes.size} processes: some processes get none. "
                 f"calibration.batch_size={max(text.sequences // job.processes.size, 1)} gives each a part"
             )
 
     def cost(self, outlook: Outlook) -> Cost:
-        """The keys and values of all blocks for `AT_ONCE` sequences, where the model writes text, and the logits of their
-        prompts.
+        """The keys and values of all blocks and the logits of the prompts, for `AT_ONCE` sequences; nothing if the model writes no
+        text.
         """
         calibration, of = outlook.settings.calibration, outlook.shapes
         asked = outlook.plan.last >= 0 or reads_text(outlook.parts)
@@ -93,13 +95,14 @@ class Draw(Plain):
 
 
 def reads_text(parts: Any) -> bool:
-    """Whether an allocation or a recovery asks for calibration text."""
+    """True if the allocation or the recovery needs calibration text."""
     return parts.allocation.measurement is not None or bool(parts.recover.reads_text)
 
 
 def _drawn(job: Job, dense: DenseModel) -> tuple[Tensor, Tensor]:
-    """The sequences to learn from, and those that are held out. Those that the model writes come first, since a tuning holds out
-    the last; they are remembered.
+    """The calibration sequences (B, T) and the held-out sequences (H, T).
+
+    Sequences that the model writes come first, because tuning holds out the last ones. They are cached.
     """
     calibration = job.settings.calibration
     generator = torch.Generator().manual_seed(calibration.seed)
@@ -126,18 +129,18 @@ def _drawn(job: Job, dense: DenseModel) -> tuple[Tensor, Tensor]:
 
 
 def leakage(ids_BT: Tensor, ids_N: Tensor) -> dict[str, float]:
-    """How much of the calibration text is evaluated on: tokens in spans that the evaluation text holds too."""
+    """The number and share of calibration tokens in spans of `SPAN` tokens that the evaluation text contains too."""
     shared = shared_tokens(ids_BT, ids_N)
     if shared:
         console.say(
             f"leakage: {shared:,} of {ids_BT.numel():,} calibration tokens stand in spans of {SPAN} tokens that the evaluation "
-            f"text holds too, so the perplexity flatters what was calibrated"
+            f"text holds too, so the perplexity looks better than on new text"
         )
     return {"span": SPAN, "tokens": ids_BT.numel(), "shared": shared, "share": shared / ids_BT.numel()}
 
 
 def _written_at_once(calibration: Calibration, decoder: Decoder, of: Shapes) -> dict[str, int]:
-    """Bytes for the sequences that are written at once."""
+    """Bytes for the sequences that the model writes at the same time."""
     config = decoder.model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or of.width // config.num_attention_heads)

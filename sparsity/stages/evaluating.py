@@ -1,7 +1,6 @@
-"""The stage `evaluate`: the dense model's answers, remembered between runs, and the pruned model's beside them.
+"""The stage `evaluate`: the dense model's answers, cached between runs, and the pruned model compared with them.
 
-An evaluation that was interrupted resumes behind the last part of the text that it noted; an evaluator that had finished is not
-asked again.
+An interrupted evaluation resumes after the last part of the text in its notes. An evaluator that had finished does not run again.
 """
 
 from __future__ import annotations
@@ -39,14 +38,16 @@ if TYPE_CHECKING:
 
 
 class Reference(NamedTuple):
-    """What the pruned model is compared with."""
+    """The answers that the pruned model is compared with."""
 
-    answers: Mapping[str, Mapping[str, Tensor]]  # the dense model's, by the evaluator's name
-    origin: Mapping[str, Any] | None  # another model that stands for the dense one; None: the model before pruning
+    answers: Mapping[str, Mapping[str, Tensor]]  # the dense model's answers, by the evaluator's name
+    origin: Mapping[str, Any] | None  # the model named by `reference`; None: the model before pruning
 
 
 @dataclass(frozen=True)
 class Evaluate(Plain):
+    """The stage `evaluate`."""
+
     name = "evaluate"
     shared = False
 
@@ -61,7 +62,7 @@ class Evaluate(Plain):
                 )
 
     def cost(self, outlook: Outlook) -> Cost:
-        """The logits of a batch, and in float32, twice, of a sequence; the hidden states of the text where they are kept."""
+        """The logits of a batch, two float32 copies of a sequence's logits, and the text's hidden states where they are kept."""
         of, streamed = outlook.shapes, outlook.streamed
         windowed = [evaluator for evaluator in outlook.parts.evaluation.values() if isinstance(evaluator, Windowed)]
         tokens = [_tokens(evaluator, outlook.tokens) for evaluator in windowed]
@@ -104,7 +105,7 @@ class Evaluate(Plain):
 
 
 def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | None) -> Loaded | None:
-    """The other model to compare with, if one is named. Raises `UserError` unless it reads the same tokens."""
+    """The other model to compare with; None if none is named. Raises `UserError` if its vocabulary differs."""
     if isinstance(source, Itself):
         return None
     other = source.load(dtype)
@@ -117,7 +118,7 @@ def referred(source: ModelSource | Itself, loaded: Loaded, dtype: torch.dtype | 
 
 
 def references(work: Work, dense: DenseModel) -> Mapping[str, Mapping[str, Tensor]]:
-    """What the dense model answers to each evaluator, filed under all that can change a bit of it."""
+    """The dense model's answers by evaluator. Their cache key holds everything that can change a bit of them."""
     evaluators, ids_N, device = work.job.parts.evaluation, work.ids_N, work.job.device
     if not evaluators:
         return {}
@@ -144,14 +145,14 @@ def references(work: Work, dense: DenseModel) -> Mapping[str, Mapping[str, Tenso
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 over what decides how a text, or a message, becomes ids: for evaluators whose text is not the dataset's."""
-    engine = getattr(tokenizer, "backend_tokenizer", None)  # of a fast tokenizer: all of it, as JSON
+    """The sha256 of everything that decides how a text or a message becomes ids. For evaluators with a text of their own."""
+    engine = getattr(tokenizer, "backend_tokenizer", None)  # a fast tokenizer holds everything in it, as JSON
     vocabulary = engine.to_str() if engine is not None else sorted(tokenizer.get_vocab().items())
     return content_hash([vocabulary, tokenizer.special_tokens_map, tokenizer.chat_template])
 
 
 def _compared(work: Work, name: str, evaluator: Evaluator, reference: Mapping[str, Tensor]) -> Measured:
-    """What an evaluator finds of the pruned model, now or before the run was interrupted."""
+    """An evaluator's measurement of the pruned model, made now or read from the notes of the interrupted run."""
     finished = work.record.journal.notes(f"evaluated-{name}")
     for about, _ in finished.read():
         return Measured(**{**about, "measures": [Measure(**measure) for measure in about["measures"]]})
@@ -162,7 +163,7 @@ def _compared(work: Work, name: str, evaluator: Evaluator, reference: Mapping[st
 
 
 def _tokens(evaluator: Windowed, tokens: int) -> int:
-    """The tokens that are measured on; the number that is asked for, where that of the text is not known (0)."""
+    """The number of evaluation tokens; the requested number if the text's is not known (`tokens` is 0)."""
     asked = None if evaluator.windows is None else evaluator.windows * evaluator.seqlen
     return min(asked or tokens, tokens or asked or 0)
 
@@ -172,5 +173,5 @@ def _logits(evaluator: Windowed, of: Shapes) -> int:
 
 
 def seen(decoder: Decoder) -> Model:
-    """The model as evaluators see it."""
+    """The model in the form that evaluators use: a model with streamed blocks is wrapped in `Walked`."""
     return Walked(decoder) if decoder.files else decoder

@@ -1,4 +1,4 @@
-"""What a run is made of before anything is computed: its configuration, found sound, and where its files go."""
+"""A run before it computes: its checked configuration, its components, and the folders for its files."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from ..record.store import RunStore
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's files go, the folder under which finished runs are looked up, and what was asked for."""
+    """The folder for a run's files, the folder in which finished runs are searched, and the choices of the command."""
 
     folder: Path
     finished: Path
     choices: Mapping[str, str]  # group -> option
-    overrides: Sequence[str] = ()  # this point's words of the command line: "sparsity=0.6"
-    sweep: Path | None = None  # the folder of the sweep that this is a point of
-    swept: Sequence[str] = ()  # the words that other points of the sweep do not share
+    overrides: Sequence[str] = ()  # the overrides of this run: "sparsity=0.6"
+    sweep: Path | None = None  # the folder of the sweep, if this run is a point of one
+    swept: Sequence[str] = ()  # the overrides that differ between the points of the sweep
     kin: Callable[[], Iterable[tuple[Parts, Settings]]] = (
-        tuple  # compositions that ask for all that the sweep's points ask for
+        tuple  # compositions that together need all statistics of the sweep's points
     )
 
 
 @dataclass(frozen=True)
 class Job:
+    """A run that is ready to start: options, components, device, key and folders."""
+
     settings: Settings
     parts: Parts
     device: torch.device
@@ -41,7 +43,7 @@ class Job:
     config: Mapping[str, Any]  # resolved, for the record
     place: Place
     processes: Processes = ALONE
-    inputs: Mapping[str, Any] = field(default_factory=dict)  # what the key is made of
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # the content of the key
 
     @property
     def store(self) -> RunStore:

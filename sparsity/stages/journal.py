@@ -1,14 +1,14 @@
-"""The journal of a run: files from which a run that was interrupted resumes, to the last bit as if it had not been.
+"""The journal of a run: files from which an interrupted run resumes. Its result is bitwise that of an uninterrupted run.
 
     000-...          a pruned block: its weights, its masks, the rows of its layers
-    hidden-001-...   the hidden states in front of the next block
-    recover.000002-  notes of a stage (`notes.Notes`), numbered; the parts of a note that is large are files of their own
+    hidden-001-...   the hidden states at the input of the next block
+    recover.000002-  a numbered note of a stage (`notes.Notes`); each tensor of a note has a file of its own
 
-Blocks are written while the next one is pruned, a block's own file last, so that a block is in the journal wholly or not at
-all; the hidden states before it are deleted only then. Notes are written at once.
+A block is written while the next one is pruned. Its own file is written last, so that a block is in the journal completely or not
+at all; only then are the hidden states before it deleted. Notes are written at once.
 
-A journal counts for a run of the same key under the same conditions. A journal of other conditions, or a damaged one, is named and
-deleted. A finished run needs no journal.
+A journal is valid for a run of the same key under the same conditions. A journal of other conditions, or a damaged one, is deleted,
+which a line says. A finished run needs no journal.
 """
 
 from __future__ import annotations
@@ -35,27 +35,29 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Done:
-    """A block that was pruned."""
+    """A pruned block, as the journal keeps it."""
 
     rows: list[Row]
     refined: Mapping[str, float]  # the numbers of the refinement
-    seconds: Mapping[str, float]  # that the run had taken so far, by stage
-    resumed: list[int]  # the blocks at which the run had been resumed
-    weights: Mapping[str, Tensor]  # by the names of the layers
-    keeps: Mapping[str, Tensor]  # packed bits
+    seconds: Mapping[str, float]  # the run's time so far, by stage
+    resumed: list[int]  # the blocks at which the run was resumed earlier
+    weights: Mapping[str, Tensor]  # by the layers' names
+    keeps: Mapping[str, Tensor]  # the masks as packed bits
 
 
 class Journal:
+    """The journal in the folder of one run. Reads and writes only entries of the same conditions."""
+
     def __init__(self, run: Path, conditions: Mapping[str, Any]):
         self._run = run
         self.folder = run / JOURNAL
         self._conditions = dict(conditions)
         self._works = True
         self._writer = ThreadPoolExecutor(1)
-        self._written: Future[None] | None = None  # of the last block
+        self._written: Future[None] | None = None  # the write of the last block
 
     def read(self) -> tuple[int, list[Tensor]]:
-        """Return how many blocks are done, the first ones without a gap, and the hidden states behind them; (0, []) for none."""
+        """Return the number of blocks that are done, without a gap, and the hidden states after them; (0, []) for none."""
         blocks = 0
         while (entry := self._sound(f"{blocks:03d}-")) is not None:
             entry.close()
@@ -88,7 +90,7 @@ class Journal:
             )
 
     def put(self, index: int, done: Done, hidden: Sequence[Tensor]) -> None:
-        """Keep block `index` and the hidden states behind it. A journal that cannot be written ends; one line says so.
+        """Write block `index` and the hidden states after it. If the files cannot be written, the journal ends, which a line says.
 
         No tensor may be changed in place from here on: the files are written while the next block is pruned.
         """
@@ -115,7 +117,7 @@ class Journal:
             self._end(error)
 
     def close(self) -> None:
-        """Wait for the last block. Nothing is put any more."""
+        """Wait until the last block is written. Nothing can be put after this."""
         self.settle()
         self._writer.shutdown()
 
@@ -144,7 +146,7 @@ class Journal:
         return entry
 
     def _changed(self, conditions: Mapping[str, Any]) -> str:
-        """Return "threads 2, now 1" for whatever is not as it was."""
+        """Return the conditions that changed ("threads 2, now 1"); empty if none did."""
         names = dict.fromkeys([*conditions, *self._conditions])
         both = {name: (conditions.get(name), self._conditions.get(name)) for name in names}
         return "; ".join(f"{name} {was}, now {now}" for name, (was, now) in both.items() if was != now)
@@ -156,9 +158,7 @@ class Journal:
 
 
 class _Notes:
-    """The notes of one stage, as files of the journal: `<stage>.<number>-...`, and `<stage>.<number>.<part>-...` for each
-    tensor.
-    """
+    """The notes of one stage in the journal: a file `<stage>.<number>-...`, and `<stage>.<number>.<part>-...` for each tensor."""
 
     def __init__(self, journal: Journal, stage: str):
         self._journal, self._stage = journal, stage
@@ -177,7 +177,7 @@ class _Notes:
         try:
             for part, (name, tensor) in enumerate(tensors.items()):  # one at a time: a note may be as large as a model
                 journal._write(f"{self._stage}.{number:06d}.{part:06d}", {name: tensor.cpu().contiguous()}, {})
-            # written last: a note whose own file is missing is none
+            # written last: without its own file a note does not count
             journal._write(f"{self._stage}.{number:06d}", {}, {"names": [*tensors], "note": dict(about)})
         except OSError as error:
             journal._end(error)
@@ -191,7 +191,7 @@ class _Notes:
             self._journal._delete(f"{self._stage}.{number:06d}.*")
 
     def _read(self) -> Iterator[tuple[int, Note]]:
-        """Yield the number and the content of every whole note, up to the first gap behind the oldest one."""
+        """Yield the number and the content of every complete note, from the oldest one to the first gap."""
         found = sorted(self._journal.folder.glob(f"{self._stage}.??????-*"))
         for number in count(int(found[0].name[len(self._stage) + 1 :][:6])) if found else ():
             entry = self._journal._sound(f"{self._stage}.{number:06d}-")
@@ -210,7 +210,7 @@ class _Notes:
 
 
 class NoJournal:
-    """`journal=false`, and all processes but the first: nothing is kept, and nothing is resumed."""
+    """The journal that keeps nothing and resumes nothing: for `journal=false`, and for all processes but the first."""
 
     def read(self) -> tuple[int, list[Tensor]]:
         return 0, []

@@ -1,9 +1,9 @@
-"""When are two runs the same? A run's inputs are all that can change a result: the resolved options that matter, the files that
-they name, the code that computes, and the versions of the libraries that it uses. The run key is their hash. Runs with one key are
-not repeated.
+"""The key of a run: two runs with equal keys give the same result, and the second is not computed.
 
-What a run remembers for others (the dense model's answers, statistics, measurements) has keys of the same kind, each with the code
-that it alone depends on. Light: neither torch nor a model is loaded to know a key.
+The key is a hash of the run's inputs, which are all that can change a result: the resolved options that matter, the files that they
+name, the code that computes, and the versions of the libraries that it uses. What a run caches for others (the dense model's
+answers, statistics, measurements) has keys of the same kind, each with only the code that it depends on. Light: neither torch nor a
+model is loaded to compute a key.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from ..options.settings import Settings
     from ..stream import Needs
 
-# Settings that act through something else, or on nothing that a run finds. 2-of-4 is the same run whatever `sparsity` says:
-# it and `seed` count with the components that read them.
+# Settings that do not change a result by themselves. `sparsity` and `seed` count in the components that read them: a run with
+# pattern 2-of-4 does not read `sparsity`, so that it has one key for all values.
 ASIDE = {"name", "sparsity", "seed", "device", "allow", "plan", "rerun", "cache", "journal", "objective"}
-WATCHES = "tracker"  # the group whose options and classes do not count either
+WATCHES = "tracker"  # a group whose options and classes do not count either
 
-RUN = "sparsity.runs.pipeline"  # imports the stages, and does them in order
+RUN = "sparsity.runs.pipeline"  # imports the stages and runs them in order
 WALK = (
     "sparsity.stream.BlockStream",
     "sparsity.cache.recalled",
     "sparsity.models.files.Files",
-)  # statistics are folded, or recalled
-# What a run imports and no number comes from, with the reason. A folder ends in "/".
+)  # the code that computes statistics or reads cached ones
+# Files that a run imports but that change no number, with the reason. A folder ends in "/".
 OUTSIDE = {
     "sparsity/code.py": "knows of what code a number depends",
     "sparsity/stages/key.py": "decides whether a run is the same",
@@ -50,7 +50,7 @@ OUTSIDE = {
     "sparsity/runs/together.py": "reads which process this is; how many there are is compared by itself",
     "sparsity/tracking/": "is told what was found",
 }
-# Libraries that take part in computing: the name that is imported, and the name of the package whose version counts.
+# Libraries that compute: the imported name, and the name of the package whose version counts.
 LIBRARIES = {
     "torch": "torch",
     "transformers": "transformers",
@@ -66,7 +66,9 @@ LIBRARIES = {
 def inputs(
     settings: Settings, options: Mapping[str, Any], files: Iterable[Path], device: torch.device
 ) -> dict[str, Any]:
-    """All that can change a result, as a JSON value. `options`: the components', resolved; `files`: what they read."""
+    """All inputs that can change a result, as a JSON value. `options`: the resolved options of the components; `files`: the files
+    that they read.
+    """
     computed = {group: chosen for group, chosen in options.items() if group != WATCHES}
     its = code([RUN, *_classes(computed)], OUTSIDE)
     found = {
@@ -81,21 +83,24 @@ def inputs(
 
 
 def run_key(inputs: Mapping[str, Any]) -> str:
-    """16 hexadecimal digits."""
+    """The run key of these inputs: 16 hexadecimal digits."""
     return content_hash(inputs)[:16]
 
 
 def reference_key(evaluator: Evaluator) -> dict[str, Any]:
-    """What can change a bit of an evaluator's answers on the dense model besides model, text, machine and its options."""
+    """The code and versions that can change a bit of an evaluator's answers on the dense model.
+
+    Model, text, machine and the evaluator's options are keyed by the caller.
+    """
     return _key(
         [_name(evaluator), "sparsity.evaluation.Walked", "sparsity.models.Decoder", "sparsity.models.files.Files"]
     )
 
 
 def statistics_key(needs: Needs) -> dict[str, Any]:
-    """What can change a bit of statistics besides model, text and machine, or how they are filed.
+    """The code and versions that can change a bit of statistics or their files. Model, text and machine are keyed by the caller.
 
-    Equal for all that this package collects, so that one walk serves whoever asks.
+    The key is equal for all statistics of this package, so that one pass over the text can collect them together.
     """
     statistics = {tap.statistic for taps in needs.values() for tap in taps}
     parts = {part for statistic in statistics for part in (statistic, statistic.grouping) if part is not None}
@@ -103,17 +108,23 @@ def statistics_key(needs: Needs) -> dict[str, Any]:
 
 
 def measurement_key(allocation: Allocation) -> dict[str, Any]:
-    """What can change a bit of an allocation's measurement besides model, text, machine and its options."""
+    """The code and versions that can change a bit of an allocation's measurement.
+
+    Model, text, machine and the allocation's options are keyed by the caller.
+    """
     return _key([_name(allocation), *WALK])
 
 
 def writing_key() -> dict[str, Any]:
-    """What can change a token that a model writes besides model, prompts, machine and options."""
+    """The code and versions that can change a token that a model writes.
+
+    Model, prompts, machine and options are keyed by the caller.
+    """
     return _key(["sparsity.models.written"])
 
 
 def versions(its: Code) -> dict[str, str | None]:
-    """Of the libraries that take part in computing, as far as this code imports them; None: not installed as a package."""
+    """The versions of the `LIBRARIES` that this code imports; None for one that is not installed as a package."""
     found: dict[str, str | None] = {}
     for module, package in LIBRARIES.items():
         if module in its.libraries:
@@ -130,12 +141,12 @@ def _key(roots: Iterable[str]) -> dict[str, Any]:
 
 
 def _name(component: object) -> str:
-    """The dotted name of its class, or of the function that defines it."""
+    """The dotted name of a component's class, or of the function that defines the class."""
     return f"{type(component).__module__}.{type(component).__qualname__.partition('.')[0]}"
 
 
 def _classes(node: Any) -> Iterator[str]:
-    """The classes that options name, by their dotted names."""
+    """Yield the dotted names of the classes that options name (`_target_`)."""
     if isinstance(node, Mapping):
         if "_target_" in node:
             yield str(node["_target_"])

@@ -1,5 +1,5 @@
-"""The stage `load`: the dense model, and the plan of what is done to it. In a sweep a model is loaded once in a process, and dense
-again in front of every point.
+"""The stage `load`: the dense model, and the plan for pruning it. In a sweep, each process loads a model once and makes it dense
+again before every point.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class DenseModel:
-    """A model as it was loaded, until the run prunes it."""
+    """A loaded model, dense until the run prunes it."""
 
     def __init__(self, loaded: Loaded):
         self.loaded = loaded
@@ -39,20 +39,20 @@ class DenseModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The digest of the dense weights. Ask for it before the first weight is pruned."""
+        """The digest of the dense weights. Read it before the first weight is pruned: it is computed on first use."""
         return self.decoder.fingerprint()
 
     def ids(self, text: str) -> Tensor:
-        """The tokens (N,) of a text."""
+        """The token ids (N,) of a text."""
         if text not in self._ids:
             self._ids[text] = tokenise(text, self.loaded.tokenizer)
         return self._ids[text]
 
 
 class Held:
-    """The model of a sweep's last point. It is restored from a copy of its dense weights, or from its files, not loaded again.
+    """The model of a sweep's last point. For the next point it is restored from a copy of its dense weights or from its files.
 
-    A model that is not what it was to the last bit after that is loaded again, which a line of the log says.
+    If the restored weights are not bitwise those of before, the model is loaded again, which a line of the log says.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class Held:
         self._weights: dict[str, Tensor] = {}
 
     def dense(self, key: Hashable, load: Callable[[], Loaded]) -> DenseModel:
-        """The dense model. `key`: equal for points of one model."""
+        """Return the dense model, restored or loaded. `key`: equal for points of one model."""
         if self._dense is not None and self._key == key:
             self._restore(self._dense)
             if self._dense.decoder.fingerprint() == self._dense.fingerprint:
                 return self._dense
             log.warning("%s could not be restored for this point: loading it again", self._dense.loaded.name)
-        self._key, self._dense, self._weights = None, None, {}  # two models need not fit
+        self._key, self._dense, self._weights = None, None, {}  # free the old model first: two may not fit into memory
         dense = DenseModel(load())
         copied = {} if dense.loaded.files else dict(dense.loaded.model.named_parameters())
         weights = {name: p.detach().clone() for name, p in copied.items()}
@@ -86,6 +86,8 @@ class Held:
 
 @dataclass(frozen=True)
 class Load(Plain):
+    """The stage `load`."""
+
     name = "load"
 
     def check(self, job: Job) -> None:
@@ -107,9 +109,8 @@ class Load(Plain):
             )
 
     def cost(self, outlook: Outlook) -> Cost:
-        """The model: all of it, or, block by block, one block and what is outside them. In a sweep a dense copy is held besides.
-
-        A model that is streamed is read to check, to prune and to count it.
+        """The bytes of the model; of a streamed model, those of one block and of all that is outside the blocks. In a sweep a dense
+        copy is held too. A streamed model is read three times: to check, to prune and to count it.
         """
         of, streamed = outlook.shapes, outlook.streamed
         held = {"model outside its blocks": of.outside, "a block": of.block} if streamed else {"model": of.weights}
@@ -117,7 +118,7 @@ class Load(Plain):
             held["dense copy for the sweep"] = of.weights
         disk = {
             "changed blocks": of.blocks * (streamed and not outlook.settings.save)
-        }  # of a checkpoint they are a part
+        }  # a saved checkpoint includes them
         return Cost(held, disk=disk, moved=(3 if streamed else 1) * of.weights)
 
     def do(self, work: Work, known: None) -> Found:
@@ -127,14 +128,14 @@ class Load(Plain):
             if loaded.files and work.scratch:
                 loaded.files.keep_in(work.scratch)
             work.plan = planned(work.job, work.decoder)
-            if work.job.settings.save or work.scratch:  # the checkpoint, or the blocks that change
+            if work.job.settings.save or work.scratch:  # space for the checkpoint, or for the changed blocks
                 work.job.store.check_space(shapes(work.decoder).weights)
         model = {"name": loaded.name, **loaded.origin, "dtype": str(loaded.model.dtype).removeprefix("torch.")}
         return Found({"model": model})
 
 
 def dense_model(job: Job, held: Held | None) -> DenseModel:
-    """The model that the job names, dense."""
+    """The dense model that the job names. `held`: the model of a sweep's last point, if this is a sweep."""
     source, dtype = job.parts.model, job.settings.torch_dtype
     if held is None:
         return DenseModel(source.load(dtype))
@@ -142,7 +143,7 @@ def dense_model(job: Job, held: Held | None) -> DenseModel:
 
 
 def planned(job: Job, decoder: Decoder) -> Plan:
-    """The job's composition, found to fit the model. Raises `UserError` where it does not."""
+    """The plan of the job's composition for this model. Raises `UserError` if they do not fit together."""
     scope, parts = job.settings.scope, job.parts
     sites = select(decoder.sites, scope.roles, scope.last_blocks, scope.skip)
     return plan(

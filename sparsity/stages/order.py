@@ -1,4 +1,4 @@
-"""The stages of a run, in their order."""
+"""The list of a run's stages, in their order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .recovering import Recover
 from .saving import Save
 from .stage import Stage
 
-# The first two bring the model and the text; all others may look at the dense model before any of them changes it.
+# PREPARING brings the model and the text. All stages of CHANGING may read the dense model before the first of them changes it.
 PREPARING: tuple[Stage[Any], ...] = (Load(), Draw())
 CHANGING: tuple[Stage[Any], ...] = (Allocate(), Prune(), Recover(), Count(), Evaluate(), Save())
 STAGES = (*PREPARING, *CHANGING)

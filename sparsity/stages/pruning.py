@@ -1,5 +1,5 @@
-"""The stage `prune`: along the calibration text, block by block: a row of layers.csv for every layer, its mask, and after every
-block what it takes to resume behind it. A refinement tunes each block before the next one is pruned.
+"""The stage `prune`: prunes block by block along the calibration text. It records each layer's mask and row of layers.csv, and
+writes a resume checkpoint after each block. A refinement tunes each block before the next one is pruned.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ from .stage import Cost, Found, Outlook, Plain
 if TYPE_CHECKING:
     from .work import Work
 
-# Measured: tests/stages/test_resources.py holds the sum to what a process takes.
+# Measured: tests/stages/test_resources.py compares the sum with the memory of a real process.
 WORK = 6  # float32 numbers for each weight of the largest layer: a score, its selection and a few copies
-FACTORS = 2  # times the largest statistic: a Cholesky factor and its inverse
-COPIES = 2  # of what a journal's file is made of: its parts and the whole
+FACTORS = 2  # times the largest statistic: for a Cholesky factor and its inverse
+COPIES = 2  # of a journal file's content while it is written: its parts, and the whole
 
 
 @dataclass(frozen=True)
 class Prune(Plain):
+    """The stage `prune`."""
+
     name = "prune"
 
     @property
@@ -56,14 +58,15 @@ class Prune(Plain):
             )
 
     def cost(self, outlook: Outlook) -> Cost:
-        """What a block takes while its statistics are folded, while it is pruned, and while it is refined.
+        """The memory for a block while its statistics are collected, while it is pruned, and while it is refined.
 
-        observe    its statistics; a copy of the hidden states for each way in which they are needed; the outputs of its layers in
-                   a batch; the journal of the block before, and the file that is made of it
-        prune      statistics, hidden states, masks, and what methods and correctors compute with
+        observe    its statistics; one to three copies of the hidden states; the outputs of its layers for a batch; the journal's
+                   tensors of the block before, and the file that is made of them
+        prune      statistics, hidden states, masks, and the working memory of methods and correctors
         refine     copies of its weights for the descent, and a batch's activations
 
-        A pass that observes counts in full, though it ends at the last input that is asked for, and a refinement with all epochs.
+        Operations are upper bounds: a pass that observes counts in full, though it ends at the last input that is needed, and a
+        refinement counts with all its epochs.
         """
         of, calibration, plan = outlook.shapes, outlook.settings.calibration, outlook.plan
         decoder, journal, streamed = outlook.decoder, outlook.settings.journal, outlook.streamed
@@ -112,7 +115,7 @@ class Prune(Plain):
         )
 
     def do(self, work: Work, known: None) -> Found:
-        """Prune the model in place, from where the journal says. layers.csv is written block by block."""
+        """Prune the model in place, after the last block in the journal. layers.csv is written block by block."""
         walk = _Walk(work)
         processes, journal = work.job.processes, work.record.journal
         with _along(work) as streams:
@@ -123,7 +126,7 @@ class Prune(Plain):
             if done := processes.agreed(done):
                 streams.carry(processes.each(hidden))
                 walk.resumed += [done]
-                console.say(f"going on at block {done + 1} of {len(blocks)}, where this run was interrupted")
+                console.say(f"resuming at block {done + 1} of {len(blocks)}, where this run was interrupted")
             reports = walk.reports(streams, blocks[done:])
             for report in console.progress(reports, len(work.plan.sites), len(blocks), len(walk.rows)):
                 walk.add(report)
@@ -149,7 +152,7 @@ class Prune(Plain):
 
 @dataclass(frozen=True)
 class Streams:
-    """The texts that are walked along: one to learn from, and one that judges what was learnt."""
+    """The streams of two texts: the calibration text, and a held-out text on which layer errors are measured."""
 
     learnt: Stream
     held_out: Stream | None
@@ -167,7 +170,7 @@ class Streams:
             yield from stream.carried()
 
     def carry(self, states: Iterable[Tensor]) -> None:
-        """Resume with the states that `carried` gave."""
+        """Resume with the hidden states that `carried` returned."""
         states = iter(states)
         for stream in self._all:
             stream.carry(states)
@@ -179,24 +182,22 @@ class Streams:
 
 @dataclass
 class _Walk:
-    """What is known of the blocks that are done."""
+    """The walk over the blocks, with the records of the blocks that are done."""
 
     work: Work
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of layers.csv
-    refined: list[dict[str, Any]] = field(default_factory=list)  # of blocks.csv
-    keeps: dict[Site, Tensor] = field(
-        default_factory=dict
-    )  # packed bits of the masks: of a block, or all for a recovery
+    rows: list[dict[str, Any]] = field(default_factory=list)  # the rows of layers.csv
+    refined: list[dict[str, Any]] = field(default_factory=list)  # the rows of blocks.csv
+    keeps: dict[Site, Tensor] = field(default_factory=dict)  # masks as packed bits: of a block, or all for a recovery
     resumed: list[int] = field(default_factory=list)  # blocks at which the run was resumed
-    digest: Any = field(default_factory=hashlib.sha256)  # of all masks
+    digest: Any = field(default_factory=hashlib.sha256)  # the sha256 over all masks
 
     def add(self, report: LayerReport) -> None:
-        """Record a layer that was pruned."""
+        """Record a pruned layer."""
         row = _row(report, _method(self.work.job, report.site))
         self._add(report.site, row, torch.from_numpy(np.packbits(report.keep_OI.cpu().numpy())))
 
     def resume(self, block: Block, was: Done) -> None:
-        """Take a block from the journal: its weights, its rows and its masks, and the seconds that the run had taken."""
+        """Restore a block from the journal: its weights, rows and masks, and the run's seconds so far."""
         with block.at_hand():
             for site in block.linears:
                 if site.name in was.weights:
@@ -232,7 +233,7 @@ class _Walk:
             self.work.record.table("blocks", self.refined)
 
     def _keep(self, block: Block, rows: list[dict[str, Any]], facts: Mapping[str, float], streams: Streams) -> None:
-        """Put the block into the journal, and the states behind it, which all processes gather."""
+        """Write the block and the hidden states after it to the journal. All processes send their hidden states for this."""
         if not self.work.job.settings.journal:
             return
         seconds = {name: self.work.clock.seconds[name] for name in ("calibrate", "prune", "refine")}
@@ -269,19 +270,19 @@ def _solving(outlook: Outlook, site: Site) -> int:
 
 
 def _copies(outlook: Outlook) -> int:
-    """How many hidden states are held at most for a sequence."""
+    """The largest number of hidden states that are held for a sequence at once."""
     dense, target = outlook.settings.calibration.propagate == "dense", outlook.plan.refinement.target
     return 1 + (dense or target == "own") + 2 * (not dense and target == "dense")
 
 
 def _passes(outlook: Outlook) -> int:
-    """How often each block runs on the calibration text."""
+    """The number of times that each block runs on the calibration text."""
     dense, target = outlook.settings.calibration.propagate == "dense", outlook.plan.refinement.target
     return 1 if dense else 2 + (target == "dense")
 
 
 def unpacked(keep_B: Tensor, like_OI: Tensor) -> Tensor:
-    """The mask (O, I) of packed bits, on the device and in the shape of `like_OI`."""
+    """Unpack bits into the mask (O, I), on the device and in the shape of `like_OI`."""
     bits = np.unpackbits(keep_B.numpy(), count=like_OI.numel())
     return torch.from_numpy(bits).bool().view(like_OI.shape).to(like_OI.device)
 
@@ -303,7 +304,7 @@ def _along(work: Work) -> Iterator[Streams]:
 
 
 def _method(job: Job, site: Site) -> str:
-    """The option that was chosen for this layer's method."""
+    """The name of the option that was chosen as this layer's method."""
     method, choices = job.parts.method, job.place.choices
     if site.role == "head":
         return "magnitude"
@@ -337,7 +338,7 @@ def _layer_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def _means(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> dict[str, float | None]:
-    """The mean of each column over the rows in which it is known; None where it is known in none."""
+    """The mean of each column over the rows that have a finite value of it; None if no row has one."""
     means: dict[str, float | None] = {}
     for column in dict.fromkeys(columns):
         known = [row[column] for row in rows if row.get(column) is not None and math.isfinite(row[column])]

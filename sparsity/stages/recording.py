@@ -1,7 +1,7 @@
 """The record of a run: its files, its journal, and what trackers receive.
 
-Only the first process of a run keeps one. In the others it is `Silent`, with the same methods, so that all of them go one way
-and none asks which process it is in.
+Only the first process of a run keeps one. The others have a `Silent` record with the same methods, so that all processes run the
+same code.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from .journal import Journal, NoJournal, drop
 
 
 class Silent:
-    """The record of a process that keeps none."""
+    """The record of a process that writes nothing."""
 
     journal: Journal | NoJournal = NoJournal()
 
     def begin(self, where: Mapping[str, Any]) -> None:
-        """The run computes from here on. `where`: the content of environment.json."""
+        """Note that the run starts to compute. `where`: the content of environment.json."""
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write `<name>.csv` anew."""
 
     def layer(self, row: Mapping[str, Any]) -> None:
-        """A layer was pruned: its row of layers.csv."""
+        """Note that a layer was pruned. `row`: its row of layers.csv."""
 
     def gathered(self, states: Iterable[Tensor]) -> list[Tensor]:
-        """The tensors of all processes, on the CPU, where they are kept. Every process must gather them."""
+        """Return the tensors on the CPU; [] in a process without a record. All processes must call it: they exchange tensors."""
         deque(states, maxlen=0)
         return []
 
     def finish(self, result: Result) -> None:
-        """The run is finished: result.json is written last."""
+        """Note that the run is finished. Writes result.json, then deletes the journal."""
 
 
 class Recorder(Silent):
@@ -53,7 +53,7 @@ class Recorder(Silent):
     def __init__(self, job: Job, watch: Watch):
         self._job, self._store, self._watch = job, job.store, watch
         conditions = {"run_key": job.key, **circumstances(job.device, job.processes.size)}
-        self._tables: dict[str, Sequence[Mapping[str, Any]]] = {}  # the rows as they are, for trackers
+        self._tables: dict[str, Sequence[Mapping[str, Any]]] = {}  # for trackers
         self.journal = Journal(job.place.folder, conditions) if job.settings.journal else NoJournal()
 
     def begin(self, where: Mapping[str, Any]) -> None:
@@ -80,13 +80,13 @@ class Recorder(Silent):
         self._watch.finish(lambda: self._outcome(result))
 
     def _outcome(self, result: Result) -> Outcome:
-        """What a tracker receives of a run that finished."""
+        """The values that a tracker receives when a run has finished."""
         saved = self._store.folder / saving.FOLDER if self._job.settings.save else None
         return Outcome(summary(result), tables(self._tables), saved)
 
 
 def _about(job: Job) -> About:
-    """What a tracker receives of a run that starts."""
+    """The values that a tracker receives when a run starts."""
     place, settings = job.place, job.settings
     return About(
         folder=place.folder,

@@ -1,7 +1,7 @@
-"""The stage `recover`: all survivors of the model are tuned together, once every block is pruned. What it must know of the dense
-model is taken before the first layer is pruned.
+"""The stage `recover`: tunes all surviving weights of the model together, after every block is pruned. The dense model's
+predictions, which it needs, are collected before the first layer is pruned.
 
-It resumes within a descent, at its last note, and a run that was interrupted later finds the recovered weights in the journal.
+An interrupted recovery resumes at its last note. A run that was interrupted later reads the recovered weights from the journal.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recover(Plain):
+    """The stage `recover`."""
+
     name = "recover"
     shared = False
 
@@ -38,10 +40,10 @@ class Recover(Plain):
         recovery.check(text.sequences, text.batch_size)
 
     def cost(self, outlook: Outlook) -> Cost:
-        """What the dense model predicts, from the first stage on; then copies of all weights that are tuned, and a batch's
-        activations.
+        """The bytes of the dense model's predictions, held from the first stage on, of the copies of all tuned weights, and of a
+        batch's activations.
 
-        A model in float32 is its own copy. While there is a gradient (`learn`) the best weights are not copied.
+        A float32 model is its own copy. While gradients are computed (`learn`) there is no copy of the best weights.
         """
         of, calibration, recovery = outlook.shapes, outlook.settings.calibration, outlook.parts.recover
         if not recovery.reads_text:
@@ -64,10 +66,10 @@ class Recover(Plain):
                     "tuned weights": copies - 2 * 4 * changed,
                     "masks": changed,
                     "activations": of.element * each * kept,
-                    "logits": 4 * 4 * positions * of.vocabulary,  # of both models, and a copy of each
+                    "logits": 4 * 4 * positions * of.vocabulary,  # the logits of both models, and a copy of each
                 },
             },
-            # the newest note and the one before it: weights, Adam's two, the best so far; then what was recovered
+            # the newest note and the one before it, each with weights, Adam's two moments and the best weights; then the result
             disk={"notes of the recovery": (2 * 4 * 4 + of.element) * changed * outlook.settings.journal},
             operations={
                 "recovering": tokens_of_tuning(recovery, calibration)
@@ -76,7 +78,7 @@ class Recover(Plain):
         )
 
     def before(self, work: Work) -> Taught | None:
-        """What to recover towards; None where nothing is to recover."""
+        """The dense model's predictions to recover towards; None if nothing is recovered."""
         recovery = work.job.parts.recover
         if not recovery.reads_text or work.ids_BT is None:
             return None
@@ -99,7 +101,7 @@ class Recover(Plain):
 
 
 def _finished(decoder: Decoder, sites: Sequence[Site], notes: Notes) -> Recovered | None:
-    """What a recovery found before the run was interrupted; its weights are written into the model. None if it did not finish."""
+    """Return the result of a recovery that finished before the interruption, and write its weights into the model; else None."""
     for about, weights in notes.read()[-1:]:
         if "facts" in about:
             for site in sites:

@@ -1,7 +1,7 @@
-"""What a run will need before it begins: the sum of what its stages say (`Stage.cost`), from shapes and options alone.
+"""The predicted memory, disk and time of a run: the sum of its stages' costs (`Stage.cost`), from shapes and options alone.
 
-Memory is what is held from the first stage to the last, and what the hungriest moment holds besides. Other models that a
-`reference` names are not in it: they are gone before the first block is pruned.
+Memory is the sum of what is held from the first stage to the last and of the largest peak. The model that `reference` names is not
+counted: it is freed before the first block is pruned.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ import torch
 from ..stream import now
 from .stage import Cost, Outlook, Stage
 
-PROGRAM = 40 * 2**20  # bytes of code that is imported on the way
-FILES = 2**30  # bytes that are read or written in a second: assumed
-RATED = 1024  # rows and columns of the product by which a machine is measured
+PROGRAM = 40 * 2**20  # bytes of code that is imported during the run
+FILES = 2**30  # bytes that are read or written in a second (assumed)
+RATED = 1024  # rows and columns of the matrix product that measures the machine's speed
 
 
 @dataclass(frozen=True)
 class Needed:
-    model: Mapping[str, int]  # bytes of memory, all the time
-    stages: Mapping[str, Mapping[str, int]]  # and besides, while this is done
+    """The resources that a run will need."""
+
+    model: Mapping[str, int]  # bytes of memory that are held all the time
+    stages: Mapping[str, Mapping[str, int]]  # bytes that are held in addition, by step and purpose
     disk: Mapping[str, int]  # bytes
     operations: Mapping[str, int]
     moved: int  # bytes read from files and written to them
 
     @property
     def most(self) -> str:
-        """The stage that holds most."""
+        """The step that holds most memory."""
         return max(self.stages, key=lambda stage: sum(self.stages[stage].values()))
 
     @property
     def memory(self) -> int:
-        """Bytes at the peak, beside those that the program holds when it starts."""
+        """Bytes at the peak, without those that the program holds when it starts."""
         return PROGRAM + sum(self.model.values()) + sum(self.stages[self.most].values())
 
     def seconds(self, rate: float) -> float:
-        """At so many operations a second."""
+        """The predicted time. `rate`: operations in a second."""
         return sum(self.operations.values()) / rate + self.moved / FILES
 
     def told(self, before: int, rate: float) -> Iterator[str]:
-        """For people. `before`: bytes that the program holds without a model."""
+        """Yield the prediction in lines for users. `before`: bytes that the program holds without a model."""
         held = {"program": before + PROGRAM, **self.model, **self.stages[self.most]}
         yield f"will need about {_size(before + self.memory)} of memory, most of it to {self.most}: {_listed(held)}"
         yield f"and about {_size(sum(self.disk.values()))} of disk: {_listed(self.disk) or 'tables'}"
@@ -56,7 +58,7 @@ class Needed:
 
 
 def needed(stages: Sequence[Stage[Any]], outlook: Outlook) -> Needed:
-    """The sum over the stages. Of the model only the shapes are looked at."""
+    """The sum of the stages' costs. Only the shapes of the model are used."""
     costs: list[Cost] = [stage.cost(outlook) for stage in stages]
     disk = {name: size for cost in costs for name, size in cost.disk.items()}
     return Needed(
@@ -70,7 +72,7 @@ def needed(stages: Sequence[Stage[Any]], outlook: Outlook) -> Needed:
 
 @cache
 def rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations in a second of a matrix product of this machine, measured once: a fraction of a second."""
+    """Operations in a second of a matrix product on this machine. Measured once, which takes 0.2 s."""
     a_NN = torch.ones(RATED, RATED, device=device, dtype=dtype)
     a_NN @ a_NN  # wakes the threads
     start, count = now(device), 0

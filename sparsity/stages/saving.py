@@ -1,6 +1,7 @@
-"""The stage `save`: the pruned model as `AutoModelForCausalLM.from_pretrained` loads it: dense safetensors with exact zeros,
-the recipe, and `sparsity.json`, which says layer by layer how many zeros there are, counted again in the file. If asked, the
-packed form too.
+"""The stage `save`: writes the pruned model as a checkpoint that `AutoModelForCausalLM.from_pretrained` loads.
+
+It holds dense safetensors with exact zeros, the recipe, and `sparsity.json` with the number of zeros of each layer, counted again
+in the saved file. With packed=true the packed form is written too.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ MANIFEST = "sparsity.json"
 
 @dataclass(frozen=True)
 class Save(Plain):
+    """The stage `save`."""
+
     name = "save"
     shared = False
 
@@ -68,7 +71,7 @@ class Save(Plain):
 
 
 def size(loaded: Loaded) -> int:
-    """Bytes of the weights on disk, tied ones once."""
+    """The bytes of the weights on disk. Tied weights count once."""
     return sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
 
 
@@ -81,11 +84,11 @@ def save(
     config: Mapping[str, Any],
     packed: bool,
 ) -> None:
-    """Model, generation config, tokenizer with its chat template, model card, manifest. All of it appears at once, or nothing.
+    """Write model, generation config, tokenizer with its chat template, model card and manifest: all of them, or nothing.
 
-    Raises `UserError` where it cannot be written.
+    Raises `UserError` if they cannot be written.
     """
-    from ..models.checkpoint import quiet  # with transformers, for which a run that finished earlier does not wait
+    from ..models.checkpoint import quiet  # loads transformers, which a run that finished earlier does not need
 
     try:
         with store.writing(FOLDER) as path, quiet():
@@ -101,18 +104,21 @@ def save(
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the checkpoint cannot be written to {store.folder} ({error}): expected {size(loaded) / 2**30:.2f} GiB. Free some "
-            f"space; the same command then goes on here, if it kept a journal"
+            f"space; the same command then resumes here, if it kept a journal"
         ) from error
 
 
 def manifest(
     decoder: Decoder, sites: Sequence[Site], result: Result, config: Mapping[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """What is zero where. Raises `RuntimeError` if a layer's zeros in the saved file are not those of the model."""
+    """The content of sparsity.json: the zeros of each layer.
+
+    Raises `RuntimeError` if a layer has another number of zeros in the saved file than in the model.
+    """
     in_file = {name: tensor.numel() - nonzeros(tensor) for name, tensor in _stored(folder)}
     layers = {}
     for site, weight_OI in ((layer.site, layer.weight_OI) for layer in decoder.layers(sites)):
-        # the file may name a weight otherwise than the model does; such a layer says that it was not counted there
+        # The file may give a weight another name than the model does: then "counted_in_file" is false.
         zeros, counted = weight_OI.numel() - nonzeros(weight_OI), in_file.get(f"{site.name}.weight")
         if counted not in (zeros, None):
             raise RuntimeError(
@@ -138,17 +144,17 @@ def manifest(
 
 
 def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a saved checkpoint, one at a time."""
+    """Yield the names and tensors of a saved checkpoint, one at a time."""
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
             names = [*file.keys()]
-        for name in names:  # opened for each: what was read of a mapped file stays resident until it is closed
+        for name in names:  # opened for each tensor: pages of a mapped file stay in memory until it is closed
             with safe_open(shard, framework="pt") as file:
                 yield name, file.get_tensor(name)
 
 
 def model_card(loaded: Loaded, result: Result, config: Mapping[str, Any]) -> str:
-    """What was done to which model, and what it cost: enough to do it again."""
+    """The README.md of a checkpoint: the model, the recipe, the results, and the command to repeat the run."""
     sparsity, perplexity = result.sparsity, result.perplexity
     measured = "not measured"
     if perplexity.dense is not None:

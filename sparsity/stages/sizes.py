@@ -1,4 +1,4 @@
-"""What counts of a model, from its shapes alone: bytes, weights, operations of a token, and the statistics of its blocks."""
+"""The sizes of a model, from its shapes alone: bytes, weights, operations per token, and the statistics of its blocks."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ..models import Decoder
 from ..options.settings import Calibration
 from ..stream import Needs
 
-TUNED = 6  # float32 numbers for each weight that is tuned: a copy, its gradient, Adam's two, the best so far, and its successor
-KEPT = 3  # times a layer's outputs, for a gradient: its inputs, its outputs and what is between
+TUNED = 6  # float32 numbers for each tuned weight: a copy, its gradient, Adam's two moments, the best value, and the next value
+KEPT = 3  # times a layer's outputs, kept for a gradient: inputs, outputs and intermediate results
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What counts of a model, in bytes of its own dtype and in numbers of weights."""
+    """The sizes of a model, in bytes of its own dtype and in numbers of weights."""
 
     outside: int  # bytes outside the blocks
-    blocks: int  # bytes of all of them
-    block: int  # bytes of the largest
-    linear: int  # weights of its linear layers
-    outputs: int  # of those, together
-    layer: int  # weights of the largest of them
-    width: int
-    vocabulary: int
+    blocks: int  # bytes of all blocks
+    block: int  # bytes of the largest block
+    linear: int  # weights of the linear layers of the largest block
+    outputs: int  # outputs of these layers together
+    layer: int  # weights of the largest linear layer
+    width: int  # of a hidden state
+    vocabulary: int  # number of tokens
     element: int  # bytes of a number
 
     @property
@@ -39,16 +39,17 @@ class Shapes:
         return self.outside + self.blocks
 
     def operations(self, seqlen: int) -> int:
-        """Of a token in a block."""
+        """Operations for a token in a block, in a sequence of `seqlen` tokens."""
         return 2 * self.linear + 4 * seqlen * self.width
 
     @property
     def logits(self) -> int:
-        """Operations for those of a token."""
+        """Operations for the logits of a token."""
         return 2 * self.vocabulary * self.width
 
 
 def shapes(decoder: Decoder) -> Shapes:
+    """The sizes of this model."""
     of_blocks = [sum(map(bytes_of, block.module.parameters())) for block in decoder.blocks]
     layers = [[block.layer(site).weight_OI for site in block.linears] for block in decoder.blocks]
     embedding_VE = decoder.embedding_VE
@@ -66,17 +67,17 @@ def shapes(decoder: Decoder) -> Shapes:
 
 
 def statistics(calibration: Calibration, decoder: Decoder, needs: Needs) -> Counter[int]:
-    """Bytes by block. Layers that see the same tensors share a state."""
+    """Bytes of the statistics, by block. Layers that see the same tensors share a state."""
     return _summed(calibration, decoder, needs, lambda state: sum(map(bytes_of, _tensors(state))))
 
 
 def products(calibration: Calibration, decoder: Decoder, needs: Needs) -> Counter[int]:
-    """Operations a token, by block: of a matrix, half the product of a column and a row."""
+    """Operations per token for the statistics, by block. A matrix of n x n costs n^2: half of an outer product, by symmetry."""
     return _summed(calibration, decoder, needs, lambda state: sum(t.numel() for t in _tensors(state) if t.ndim == 2))
 
 
 def largest(calibration: Calibration, decoder: Decoder, needs: Needs) -> int:
-    """Bytes of the largest tensor that is folded."""
+    """Bytes of the largest tensor in the statistics."""
     states = _states(calibration, decoder, needs)
     return max((bytes_of(tensor) for _, state in states for tensor in _tensors(state)), default=0)
 
@@ -89,7 +90,7 @@ def _summed(calibration: Calibration, decoder: Decoder, needs: Needs, of: Callab
 
 
 def _states(calibration: Calibration, decoder: Decoder, needs: Needs) -> Iterator[tuple[int, Any]]:
-    """Each state that is folded, of tensors without memory, and its block."""
+    """Yield the block and the state of each statistic. Its tensors are on the meta device and take no memory."""
     seen: set[tuple[Any, ...]] = set()
     for site, taps in needs.items():
         for tap in taps:
@@ -105,7 +106,7 @@ def _states(calibration: Calibration, decoder: Decoder, needs: Needs) -> Iterato
 
 
 def _source(site: Site, tap: Tap[Any]) -> tuple[str, str]:
-    """What the tap sees: layers whose rows are neurons of one attention or one MLP have the same input."""
+    """A name for the tensor that the tap sees. Layers whose rows are neurons of one attention or one MLP have the same input."""
     if tap.of is None and tap.side == "input" and site.neurons is not None and site.neurons.axis == "row":
         return "input", site.role if site.role == "attention" else site.neurons.module
     return tap.source(site)
@@ -116,11 +117,12 @@ def _tensors(state: Any) -> list[Tensor]:
 
 
 def bytes_of(x_ANY: Tensor) -> int:
+    """The bytes of a tensor's elements."""
     return x_ANY.numel() * x_ANY.element_size()
 
 
 class Tunes(Protocol):
-    """A refinement or a recovery: it may tune weights."""
+    """A refinement or a recovery, which may tune weights."""
 
     def passes(self, batches: int) -> int:
         """The largest number of forward passes of a batch; a backward pass counts as two."""
@@ -128,6 +130,6 @@ class Tunes(Protocol):
 
 
 def tokens_of_tuning(part: Tunes, calibration: Calibration) -> int:
-    """The tokens that a part reads to tune weights, those of a backward pass twice."""
+    """The number of tokens that a part reads to tune weights. Those of a backward pass count twice."""
     batches = math.ceil(calibration.sequences / calibration.batch_size)
     return part.passes(batches) * calibration.batch_size * calibration.seqlen

@@ -1,16 +1,13 @@
-"""What a stage of a run is.
+"""The protocol of a stage of a run.
 
-A stage is a frozen value without state: what it learns it hands on through `Work`, or returns. It is asked five things, in this
-order:
+A stage is a frozen value without state: it stores its results in `Work` or returns them. Its methods are called in this order:
 
-    check    mistakes in the options, before anything is loaded
-    cost     the memory, the disk and the operations that it will take, from shapes alone
-    before   what it must know of the dense model, which the next stages change
-    do       its work
-    (found)  what `do` returns: its part of result.json, its tables, its measures
+    check    raises mistakes in the options, before anything is loaded
+    cost     predicts memory, disk and operations, from shapes alone
+    before   returns what it needs of the dense model, before any stage changes it
+    do       does its work and returns `Found`: its part of result.json, its tables, its measures
 
-All processes of a run call the same stages. A stage that only one process can do says so (`shared` is False): the first one
-does it.
+All processes of a run call the same stages. If `shared` is False, only the first process calls it.
 """
 
 from __future__ import annotations
@@ -37,34 +34,34 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will hold, write and compute. Bytes, and operations."""
+    """The memory and disk in bytes and the operations that a stage will need."""
 
-    held: Mapping[str, int] = field(default_factory=dict)  # memory, from the first stage to the last
-    peaks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # and besides, while something is done
+    held: Mapping[str, int] = field(default_factory=dict)  # memory held from the first stage to the last
+    peaks: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # memory held in addition, by step
     disk: Mapping[str, int] = field(default_factory=dict)
     operations: Mapping[str, int] = field(default_factory=dict)
-    moved: int = 0  # bytes of the model's files that are read
+    moved: int = 0  # bytes that are read from the model's files
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a stage found."""
+    """The results of a stage."""
 
     sections: Mapping[str, Any] = field(default_factory=dict)  # parts of result.json; mappings of one name are merged
     tables: Mapping[str, Sequence[Row]] = field(default_factory=dict)  # rows by the name of their CSV file
-    # by their paths in result.json; numbers that are not declared here are looked up in record.known
+    # named by their paths in result.json; record.known describes the numbers that are not declared here
     measures: Sequence[Measure] = ()
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is known of a run before it computes. Of the model, stages look at shapes alone."""
+    """The facts of a run before it computes. Stages may use only the shapes of the model."""
 
     settings: Settings
     parts: Parts
     decoder: Decoder
     plan: Plan
-    tokens: int = 0  # of the evaluation text; 0 if it is not known
+    tokens: int = 0  # number of tokens of the evaluation text; 0 if it is not known
     streamed: bool = False  # the model's blocks stay in their files
     sweep: bool = False  # the run is a point of a sweep
 
@@ -74,6 +71,8 @@ class Outlook:
 
 
 class Stage(Protocol[K]):
+    """A stage of a run, as the module describes it. `K`: what `before` returns and `do` gets."""
+
     @property
     def name(self) -> str: ...
 
@@ -84,17 +83,17 @@ class Stage(Protocol[K]):
 
     @property
     def shared(self) -> bool:
-        """Whether every process takes part."""
+        """True if every process takes part."""
         ...
 
     def check(self, job: Job) -> None:
-        """Raise `UserError` for a mistake in the options; say what the user would want to know."""
+        """Raise `UserError` for a mistake in the options. May print hints for the user."""
         ...
 
     def cost(self, outlook: Outlook) -> Cost: ...
 
     def before(self, work: Work) -> K:
-        """Return what it must know of the dense model. Called once text and model are there, before any weight changes."""
+        """Return what it needs of the dense model. Called when text and model are loaded, before any weight changes."""
         ...
 
     def do(self, work: Work, known: K) -> Found: ...
@@ -102,7 +101,7 @@ class Stage(Protocol[K]):
 
 @dataclass(frozen=True)
 class Plain:
-    """A stage that every process takes part in, without mistakes, costs, and needs of its own, until it says otherwise."""
+    """The defaults of a stage: every process takes part; no option is wrong, nothing is needed, and nothing costs anything."""
 
     name = ""
     shared = True
@@ -112,11 +111,11 @@ class Plain:
         return (self.name,)
 
     def check(self, job: Job) -> None:
-        """No option can be wrong."""
+        """Raises nothing: no option can be wrong."""
 
     def cost(self, outlook: Outlook) -> Cost:
         return Cost()
 
     def before(self, work: Work) -> Any:
-        """Nothing of the dense model is needed."""
+        """Return None: nothing of the dense model is needed."""
         return None

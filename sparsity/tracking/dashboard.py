@@ -1,4 +1,4 @@
-"""The dashboard of the runs that `tracker=[trackio]` was told of: trackio's own page, on this machine alone."""
+"""The dashboard of the runs that `tracker=[trackio]` recorded: trackio's own page, served to this machine only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORDER = "perplexity/*,evaluation/*,sparsity/*,layers/*,layer/*"  # of the plots
 
 
 def main(words: Sequence[str], name: str) -> int:
-    """Serve the page on 127.0.0.1 until Ctrl-C. `name`: what the command is called in its help."""
+    """Serve the page on 127.0.0.1 until Ctrl-C. `name`: the command's name in its help."""
     parser = argparse.ArgumentParser(prog=name, description="All tracked runs in the browser; Ctrl-C ends it.")
     parser.add_argument(
         "--folder",

@@ -1,4 +1,4 @@
-"""What a tracker is told, and what it must know how to do."""
+"""The protocol of a tracker, and the values that it receives."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal, Protocol
 
 @dataclass(frozen=True)
 class About:
-    """A run that starts."""
+    """The description of a run that starts."""
 
-    folder: Path  # the run's own: what a tracker must keep on this machine may go there
+    folder: Path  # the run's own folder; a tracker may store files there
     study: str  # runs of one study belong together
-    name: str  # for people, not unique: "wanda · unstructured 0.5 · none · seed 0"
-    id: str  # the same when this run is started again in this folder; letters and digits
+    name: str  # for readers, not unique: "wanda · unstructured 0.5 · none · seed 0"
+    id: str  # equal if this run is started again in this folder; letters and digits
     group: str | None  # the sweep that it is a point of
     job_type: Literal["run", "sweep"]
     config: Mapping[str, Any]  # resolved, with the names of the options that were chosen
@@ -23,7 +23,7 @@ class About:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run that finished."""
+    """The results of a run that finished."""
 
     summary: Mapping[str, float]  # the numbers of result.json: "perplexity/pruned"
     tables: Mapping[str, list[dict[str, Any]]] = field(
@@ -33,7 +33,7 @@ class Outcome:
 
 
 class Session(Protocol):
-    """One tracked run, from its start to `finish` or to `fail`. May raise whatever it likes: the run goes on without it."""
+    """One tracked run, from its start to `finish` or `fail`. It may raise any error: the run then continues without the tracker."""
 
     def layer(self, numbers: Mapping[str, float]) -> None:
         """The finite numbers of a new row of layers.csv: "layer/relative_error"."""
@@ -42,7 +42,7 @@ class Session(Protocol):
     def finish(self, outcome: Outcome) -> None: ...
 
     def fail(self, error: str) -> None:
-        """The run ended without a result. Raised here, too, is an interruption."""
+        """Note that the run ended without a result. Called after an interruption too."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What trackers are told, made of a run's configuration, rows and result: every tracker gets the same names and numbers."""
+"""The names, numbers and tables that all trackers get, made from a run's configuration, rows and result."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ IN_NAME = ("method", "pattern", "allocation", "corrector", "sparsity", "seed", "
 
 
 def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequence[str]) -> str:
-    """ "wanda · unstructured 0.5 · none · seed 0", and the words of a sweep that differ from point to point and are not in it.
+    """The name of a run: "wanda · unstructured 0.5 · none · seed 0", then the overrides that differ between a sweep's points.
 
-    An allocation other than the usual one stands behind the sparsity, what tunes behind the corrector.
+    An allocation that is not the default follows the sparsity; a refinement and a recovery follow the corrector.
     """
     pruned = [choices["method"], f"{choices['pattern']} {sparsity:g}", *mentioned(choices, "allocation")]
     parts = [*pruned, choices["corrector"], *mentioned(choices, "refine", "recover"), f"seed {seed}"]
@@ -25,23 +25,24 @@ def run_name(choices: Mapping[str, str], sparsity: float, seed: int, swept: Sequ
 
 
 def run_id(folder: Path, key: str) -> str:
-    """The same where the same run is started again in the same folder."""
+    """The id of a run: 16 hexadecimal digits, equal if the same run is started again in the same folder."""
     return hashlib.sha256(f"{folder}\n{key}".encode()).hexdigest()[:16]
 
 
 def layer_numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers of a row of layers.csv, by name: "layer/relative_error"."""
     return {f"layer/{name}": value for name, value in row.items() if is_number(value)}
 
 
 def summary(result: Result) -> dict[str, float]:
-    """The numbers of result.json by their path, "perplexity/pruned"; the settings that it repeats are in the configuration."""
+    """The findings in result.json by their path, "perplexity/pruned". The settings are in the configuration."""
     return result.numbers(*result.findings(), separator="/")
 
 
 def tables(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each table under all of its columns: a cell that a row lacks is None, and a column holds numbers or text.
+    """The rows of each table, with all of its columns in every row. A missing cell is None.
 
-    W&B keeps one type to a column: where a text stands among numbers, all of them become text.
+    A column holds only numbers or only text, because W&B allows one type per column: numbers in a column with text become text.
     """
     return {name: _one_kind(listed) for name, listed in rows.items()}
 
@@ -59,7 +60,7 @@ def _one_kind(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _kind(cell: Any) -> str | None:
-    """Numbers are of one kind, whole or not."""
+    """The kind of a cell: "number" for int and float, else the name of its type; None for no value."""
     if cell is None:
         return None
     return "number" if isinstance(cell, int | float) and not isinstance(cell, bool) else type(cell).__name__

@@ -35,9 +35,9 @@ class WeightsAndBiases:
     entity: str | None  # user or team; None: the account's default
     tags: Sequence[str]
     notes: str | None
-    checkpoint: bool  # hand over the pruned model, if one is saved
+    checkpoint: bool  # upload the pruned model, if one is saved
     init_timeout: Wait  # seconds to reach the server
-    finish_timeout: Wait  # seconds to hand over the last data; 0: without end
+    finish_timeout: Wait  # seconds to send the last data; 0: no limit
 
     def start(self, about: About) -> Tracked:
         with _kept_in(about.folder):

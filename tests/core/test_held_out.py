@@ -110,12 +110,13 @@ def test_it_is_kept_like_other_statistics(work):
 
 
 def test_a_plan_says_so(work):
-    assert "and 2 to take the layers' errors on" in command(*SMALL, *HELD, "plan=true").out
+    assert "and 2 to measure the layers' errors on" in command(*SMALL, *HELD, "plan=true").out
 
 
 def test_errors_that_nobody_wants_are_not_taken_on_it(work):
     ended = command(*SMALL, *HELD, "layer_error=false")
     assert ended.status == 1
     assert (
-        "calibration.held_out=2 is text to take the layers' errors on, and layer_error=false asks for none" in ended.err
+        "calibration.held_out=2 is text to measure the layers' errors on, and layer_error=false measures none"
+        in ended.err
     )

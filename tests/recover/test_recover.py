@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_bits_also_after_a_recovery_that_was_interr
     a = run(*MEASURED, *WORDS, into="a")
     with monkeypatch.context() as patch:
         patch.setattr(_Student, "slope", interrupt)
-        assert "goes on" in command(*SMALL, *MEASURED, *WORDS, "hydra.run.dir=b").err
+        assert "resumes after" in command(*SMALL, *MEASURED, *WORDS, "hydra.run.dir=b").err
     b = run(*MEASURED, *WORDS, into="b")
     assert b.result["resumed"] == [2]
     assert b.result["recovery"] == a.result["recovery"]

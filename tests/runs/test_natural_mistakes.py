@@ -114,7 +114,7 @@ NATURAL = {
     "--nsamples 128": ["without dashes: calibration.num_sequences=128"],
     "--save-model out": ["without dashes: save=true"],
     "--plan": ["without dashes: plan=true"],
-    "--resume": ["goes on when the same command is started again"],
+    "--resume": ["resumes when the same command is started again"],
     "-s 0.5": ["without dashes, such as sparsity=0.5"],
     "--hepl": ["Did you mean --help?"],
     "--cfg": ["--cfg", "expected one argument"],

@@ -119,10 +119,10 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(monkeypatch):
         ended = command(*GRID, "sparsity=0.5,0.6")
     assert ended.status == 130
     assert "1 of 1 points finished" in ended.out
-    assert "the same command goes on behind the last block" in ended.err
+    assert "the same command resumes after the last finished block" in ended.err
     ended = command(*GRID, "sparsity=0.5,0.6")
     assert ended.status == 0, ended.err
-    assert "going on at block 2 of 2" in ended.out
+    assert "resuming at block 2 of 2" in ended.out
     assert [row["status"] for row in table()] == ["finished"] * 4
 
 

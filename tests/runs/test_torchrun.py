@@ -131,7 +131,7 @@ def test_a_run_of_which_one_process_was_killed_goes_on(fragile):
     assert (folder / "journal").is_dir()
     ended = torchrun(*words)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.count("going on at block 3 of 4") == 1
+    assert ended.stdout.count("resuming at block 3 of 4") == 1
     assert folders() == [folder]
     whole = torchrun(*words, "rerun=true", "hydra.run.dir=whole")
     assert whole.returncode == 0, whole.stderr

@@ -158,13 +158,13 @@ def test_an_interrupted_run_says_why_it_is_not_resumed(work, monkeypatch):
     ended = command(*SMALL, *FOUR, *QUICK)
     assert ended.status == 0, ended.err
     assert f"not resumed: since outputs/runs/{folder.name}, torch is 0.1, was {version('torch')}\n" in ended.out
-    assert "going on at block" not in ended.out
+    assert "resuming at block" not in ended.out
 
 
 def test_a_resumed_run_says_nothing_of_it(work, monkeypatch):
     killed(monkeypatch, *QUICK, at="layers.2.mlp.up_proj")
     ended = command(*SMALL, *FOUR, *QUICK)
-    assert "going on at block" in ended.out
+    assert "resuming at block" in ended.out
     assert "not resumed" not in ended.out
     assert "computed again" not in ended.out
 

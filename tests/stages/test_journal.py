@@ -42,7 +42,7 @@ def test_a_killed_run_goes_on_behind_its_last_block(monkeypatch, layers, propaga
     ended = command(*SMALL, *FOUR, *words)
     assert ended.status == 0, ended.err
     block = int(at.split(".")[1])
-    assert f"going on at block {block + 1} of 4" in ended.out
+    assert f"resuming at block {block + 1} of 4" in ended.out
     assert len(layers) == 7 * (4 - block)  # finished blocks are not done again
     assert folders() == [folder]  # it went on where it was
     same(Run(folder), whole)

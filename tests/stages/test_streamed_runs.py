@@ -108,7 +108,7 @@ def test_a_killed_run_goes_on(monkeypatch, propagate):
     with monkeypatch.context() as patch:
         killed(patch, *words)
     ended = command(*SMALL, *words)
-    assert "going on at block 3 of 4" in ended.out, ended.err
+    assert "resuming at block 3 of 4" in ended.out, ended.err
     [folder] = folders()
     same(whole, Run(folder))
 
@@ -134,7 +134,7 @@ def test_the_journal_keeps_a_block_as_it_was_put_away(monkeypatch, words):
     with monkeypatch.context() as patch:
         patch.setattr(journal, "ThreadPoolExecutor", Late)
         killed(patch, *words)
-    assert "going on at block 3 of 4" in command(*SMALL, *words).out
+    assert "resuming at block 3 of 4" in command(*SMALL, *words).out
     [folder] = folders()
     same(whole, Run(folder))
 
