@@ -49,7 +49,7 @@ class Pursuit(Successor):
         return (GRAM,)
 
     def products(self, site: Site, outputs: int, inputs: int) -> float:
-        """Those of the base, of the first refit, and of a refit in each round, with two products for residuals."""
+        """The products of the base, of the first refit, and of a refit in each round, with two more for residuals."""
         return solving(self.base, site, outputs, inputs) + 2 * self.steps + 2 + self.rounds * (self.steps + 2)
 
     def system(self, state: GramState) -> Spiked:

@@ -53,7 +53,7 @@ class Route:
             self.routes[key].check(served, pattern)
 
     def products(self, site: Site, outputs: int, inputs: int) -> float:
-        """Those of the method that the layer is routed to."""
+        """The products of the method that the layer is routed to."""
         return solving(self.at(site), site, outputs, inputs)
 
     def needs(self, site: Site) -> Collection[Tap[Any]]:
