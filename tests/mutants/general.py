@@ -121,8 +121,8 @@ GENERAL = (
     Mutant(
         "zeros not recounted",
         "sparsity/stages/counting.py",
-        "zeros += layer.weight_OI.numel() - nonzeros",
-        "zeros += nonzeros",
+        "zeros += size - found",
+        "zeros += found",
         "tests/runs/test_run.py",
     ),
     Mutant(

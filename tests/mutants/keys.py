@@ -31,7 +31,7 @@ KEYS = (
     Mutant("the key forgets the stages", KEY, "code([RUN, *", "code([*", REAL),
     Mutant("the key forgets the code", KEY, '"code": its.files,\n    }', '"code": {},\n    }', OF_RUNS),
     Mutant("the key forgets Python", KEY, '"python": platform.python_version(), ', "", OF_RUNS),
-    Mutant("an evaluator's code left out", KEY, "_key([_name(evaluator), ", "_key([", REAL),
+    Mutant("an evaluator's code left out", KEY, "[_name(evaluator), ", "[", REAL),
     Mutant("an evaluated model's walk left out", KEY, '"sparsity.evaluation.Walked", ', "", REAL),
     Mutant("a statistic's code left out", KEY, "_key([*map(_name, parts), ", "_key([", REAL),
     Mutant("a grouping's code left out", KEY, "in (statistic, statistic.grouping)", "in (statistic,)", REAL),
