@@ -125,6 +125,7 @@ class Prune(Plain):
                 walk.resume(block, journal.block(block.index))
             if done := processes.agreed(done):
                 streams.carry(processes.each(hidden))
+                work.clock.add(walk.spent)
                 walk.resumed += [done]
                 console.say(f"resuming at block {done + 1} of {len(blocks)}, where this run was interrupted")
             reports = walk.reports(streams, blocks[done:])
@@ -189,6 +190,7 @@ class _Walk:
     refined: list[dict[str, Any]] = field(default_factory=list)  # the rows of blocks.csv
     keeps: dict[Site, Tensor] = field(default_factory=dict)  # masks as packed bits: of a block, or all for a recovery
     resumed: list[int] = field(default_factory=list)  # blocks at which the run was resumed
+    spent: Mapping[str, float] = field(default_factory=dict)  # the seconds of the blocks that were resumed
     digest: Any = field(default_factory=hashlib.sha256)  # the sha256 over all masks
 
     def add(self, report: LayerReport) -> None:
@@ -208,7 +210,7 @@ class _Walk:
         self._refined(block, was.refined)
         self._forget()
         self.resumed = [*was.resumed]
-        self.work.clock.seconds |= was.seconds
+        self.spent = was.seconds
 
     def reports(self, streams: Streams, blocks: Sequence[Block]) -> Iterator[LayerReport]:
         """Prune these blocks, and the head if that is planned; yield the report of each layer when it is done."""
