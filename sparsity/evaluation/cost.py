@@ -24,7 +24,7 @@ from torch.nn import functional
 from ..core import Measured, Model, UserError
 from ..linalg import nonzeros
 from ..models.packed import packed_bytes
-from ..ranges import Range, Steps, checked
+from ..ranges import Range, checked
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Cost:
 
     seqlen: Annotated[int, Range(least=1, cap=2**20, such=512)]  # tokens in a sequence
     batch_size: Annotated[int, Range(least=1, cap=2**16, such=8)]  # sequences in a forward pass
-    repeats: Steps  # forward passes
+    repeats: Annotated[int, Range(least=1, cap=1000, such=5)]  # forward passes
     semi_structured: bool  # also measure 2:4 kernels
 
     def files(self) -> Sequence[Path]:

@@ -1,6 +1,6 @@
 """Which calibration tokens belong together: the rows of a neuron-by-row matrix, as NeuronRank's TF-IDF needs it."""
 
 from .documents import Documents
-from .topics import Topics
+from .topics import Topics, Window
 
-__all__ = ["Documents", "Topics"]
+__all__ = ["Documents", "Topics", "Window"]
