@@ -299,7 +299,7 @@ class Criterion(ABC):
         keep_OI = pattern.keep(score_OI, self.scope)
         # a third of the time of filling; -1.0 * False is -0.0, equal to zero but not the same bits, and -0.0 + 0 is
         weight_OI = (layer.weight_OI * keep_OI).add_(0)
-        return Pruned(weight_OI, keep_OI, self.facts(layer, stats), nan=score_OI.isnan().any())
+        return Pruned(weight_OI, keep_OI, self.facts(layer, stats), nan=score_OI.max().isnan())  # a NaN is the largest
 
 
 def distinct(taps: Iterable[Tap[Any]]) -> tuple[Tap[Any], ...]:

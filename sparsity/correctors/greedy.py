@@ -24,13 +24,14 @@ from torch import Tensor
 
 from ..core import Corrected, Layer, Pruned, Site, Stats
 from ..linalg import wide
-from ..ranges import Range, Share, Steps, checked
+from ..ranges import Range, Share, checked
 from .channels import Channels, columns, seen, take
 from .selection import GRAM, Salience, Select, Selective
 
 PANEL = 128  # number of channels between two products, and between two checks of the gains
 
 Part = Annotated[float, Range(least=0, most=1, such=0.01)]
+Passes = Annotated[int, Range(least=1, cap=1000, such=1)]
 Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
 
 
@@ -45,7 +46,7 @@ class Greedy(Selective):
     step: Part | Literal["optimal"]  # a fraction of |W0|, or the exact minimum
     early_stop: bool
     tolerance: Part  # the share of the current loss that a channel must gain, with `early_stop`
-    passes: Steps
+    passes: Passes
 
     def products(self, site: Site, outputs: int, inputs: int) -> float:
         """A product for each pass over all channels."""

@@ -27,7 +27,7 @@ from ..linalg import nonzeros
 from ..measures import Better, Measure, both
 from ..models.packed import packed_bytes
 from ..notes import NO_NOTES, Notes
-from ..ranges import Range, Steps, checked
+from ..ranges import Range, checked
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Cost:
 
     seqlen: Annotated[int, Range(least=1, cap=2**20, such=512)]  # tokens in a sequence
     batch_size: Annotated[int, Range(least=1, cap=2**16, such=8)]  # sequences in a forward pass
-    repeats: Steps  # forward passes
+    repeats: Annotated[int, Range(least=1, cap=1000, such=5)]  # forward passes
     semi_structured: bool  # also measure 2:4 kernels
 
     def files(self) -> Sequence[Path]:

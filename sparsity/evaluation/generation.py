@@ -29,7 +29,7 @@ class Generation:
     streams: ClassVar[bool] = False
 
     prompts: Annotated[list[Annotated[str, Text(r".*\S.*", "not empty")]], Filled()]
-    max_new_tokens: Annotated[int, Range(least=1, cap=10**5, such=48)]
+    max_new_tokens: Annotated[int, Range(least=1, cap=10**4, such=48)]
 
     def files(self) -> Sequence[Path]:
         return ()

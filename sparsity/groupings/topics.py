@@ -23,6 +23,7 @@ from ..ranges import Count, Range, checked
 log = logging.getLogger(__name__)
 
 PROJECTED = 128  # dimensions
+Window = Annotated[int, Range(least=1, cap=2**20, such=32)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Topics:
     """The grouping by topic: `num_topics` clusters of windows of `window` tokens."""
 
     num_topics: Count
-    window: Count  # tokens
+    window: Window  # tokens
     seed: Annotated[int, Range(least=0, below=2**32, such=0)]  # of the projection and of the clusters' starting points
 
     def rows(self, sequences: int, seqlen: int) -> int:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core import Grouping
-from ..groupings import Documents, Topics
+from ..groupings import Documents, Topics, Window
 from ..ranges import Count, Exponent, Range, Seed, checked
 from ..statistics import GroupedActivityState
 from .neurons import Activation
@@ -51,7 +51,7 @@ class TfIdf:
     quantile: Annotated[float, Range(least=0, most=1, such=0.6)]  # q
     normalise: bool
     num_topics: Count | None  # K; None: a row is a document
-    window: Count  # tokens that share a topic
+    window: Window  # tokens that share a topic
     activation: Activation  # `gate`: the gate projection's output, before the activation function
     seed: Seed  # of the clustering
 
