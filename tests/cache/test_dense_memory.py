@@ -19,9 +19,9 @@ def references(monkeypatch) -> list[str]:
     """Grows by one whenever the dense model is evaluated."""
     calls, reference = [], Perplexity.reference
 
-    def counted(self, dense, ids_N):
+    def counted(self, dense, ids_N, notes):
         calls.append(repr(self))
-        return reference(self, dense, ids_N)
+        return reference(self, dense, ids_N, notes)
 
     monkeypatch.setattr(Perplexity, "reference", counted)
     return calls
