@@ -230,6 +230,8 @@ class NoJournal:
     def notes(self, stage: str) -> Notes:
         return NO_NOTES
 
+    def settle(self) -> None: ...
+
     def close(self) -> None: ...
 
 
