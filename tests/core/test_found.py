@@ -125,7 +125,9 @@ def test_a_removed_weight_that_comes_back_is_named(moved):
             keep_OI[0, (~pruned.keep_OI[0]).nonzero()[0]] = True
             return Corrected(layer.weight_OI * keep_OI)
 
-    with pytest.raises(UserError, match=rf"{FIRST}: 1 of the weights that the mask removes are not zero: expected only the"):
+    with pytest.raises(
+        UserError, match=rf"{FIRST}: 1 of the weights that the mask removes are not zero: expected only the"
+    ):
         walked(Wanda("row"), corrector=Revives())
 
 
