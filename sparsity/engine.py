@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .core import Corrected, Corrector, Method, Pattern, Pruned, Site, Stats, Tap, UserError, distinct
 from .correctors import NoCorrection
-from .linalg import all_finite, nonzeros, relative_error
+from .linalg import all_finite, relative_error
 from .methods import Magnitude
 from .models.blocks import Block
 from .models.decoder import Decoder
@@ -221,7 +221,9 @@ def _prune_layer(
 
 
 def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corrected) -> int:
-    """The number of weights that survive. Raises `UserError` for NaN or infinity, or for a wrong number of zeros."""
+    """The number of weights that survive. Raises `UserError` for NaN or infinity, for a wrong number of zeros, and for removed
+    weights that are not zero.
+    """
     method, corrector = written(plan.method), written(plan.corrector)
     if pruned.nan is not None and pruned.nan:
         raise UserError(
@@ -242,9 +244,9 @@ def _kept(plan: Plan, site: Site, asked: float, pruned: Pruned, corrected: Corre
             f"{site.name}: {removed} of its {weights} weights were removed, {removed / weights:.2%}: expected {asked:.2%}, to one "
             f"a row, of {method}. A method whose own rule removes more or fewer says so (core.Pruned)"
         )
-    if (found := nonzeros(corrected.weight_OI)) > kept:
+    if grown := int(((corrected.weight_OI != 0) > pruned.keep_OI).count_nonzero()):
         raise UserError(
-            f"{site.name}: {found} of its weights are not zero: expected the {kept} survivors at most, of {corrector} after "
-            f"{method}. Removed weights are zero (core.Pruned, core.Corrected)"
+            f"{site.name}: {grown} of the weights that the mask removes are not zero: expected only the {kept} survivors to have "
+            f"values, of {corrector} after {method}. Removed weights are zero (core.Pruned, core.Corrected)"
         )
     return kept

@@ -18,6 +18,7 @@ from ..options.components import Parts, build, check_targets, components
 from ..options.mistakes import MISTAKES
 from ..options.settings import Settings, read
 from ..processes import Processes, connected
+from ..record import console
 from ..record.groups import COMPONENTS, SHARED
 from ..record.numbers import is_number
 from ..record.store import RunStore
@@ -56,10 +57,22 @@ def _job(config: DictConfig, processes: Processes) -> float | None:
         if processes.rank == 0:
             # after an early mistake no folder is left
             RunStore(Path(hydra.runtime.output_dir)).drop_if_empty()
+    return _objective(config.objective, result, where.overrides)
+
+
+def _objective(path: str, result: Mapping[str, Any], overrides: Sequence[str]) -> float | None:
+    """The number of the result that `objective` names; None if there is none. A line says so if the user chose this objective."""
     found: Any = result
-    for name in config.objective.split("."):
+    for name in path.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None
-    return found if is_number(found) else None
+    if is_number(found):
+        return found
+    if result and any(word.startswith("objective=") for word in overrides):
+        console.say(
+            f"objective={path} is no number of this run's result: expected the path of one in result.json, such as "
+            f"perplexity.pruned or sparsity.found. A sweeper that minimises gets no number"
+        )
+    return None
 
 
 def place(hydra: DictConfig, name: str) -> Place:

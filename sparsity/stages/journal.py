@@ -167,6 +167,7 @@ class _Notes:
     def read(self) -> list[Note]:
         notes = [*self._read()]
         self._next = notes[-1][0] + 1 if notes else 0
+        self._forget_rest()
         return [note for _, note in notes]
 
     def add(self, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -189,6 +190,12 @@ class _Notes:
         for number in range(earlier):
             self._journal._delete(f"{self._stage}.{number:06d}-*")
             self._journal._delete(f"{self._stage}.{number:06d}.*")
+
+    def _forget_rest(self) -> None:
+        """Delete what a kill or damage left behind the last complete note: new notes get these numbers, with other contents."""
+        for left in self._journal.folder.glob(f"{self._stage}.??????[.-]*"):
+            if int(left.name[len(self._stage) + 1 :][:6]) >= self._next:
+                left.unlink()
 
     def _read(self) -> Iterator[tuple[int, Note]]:
         """Yield the number and the content of every complete note, from the oldest one to the first gap."""
@@ -222,6 +229,8 @@ class NoJournal:
 
     def notes(self, stage: str) -> Notes:
         return NO_NOTES
+
+    def settle(self) -> None: ...
 
     def close(self) -> None: ...
 

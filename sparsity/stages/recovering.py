@@ -88,6 +88,7 @@ class Recover(Plain):
     def do(self, work: Work, known: Taught | None) -> Found:
         if known is None:
             return Found({"recovery": {}})
+        work.record.journal.settle()  # a recovery may change the last block's weights in place
         plan, decoder, notes = work.plan, work.decoder, work.record.journal.notes(self.name)
         sites = [site for site in plan.needs if plan.method.asked(site, plan.patterns[site])]
         recovered = _finished(decoder, sites, notes)

@@ -114,12 +114,20 @@ def test_weights_that_are_no_numbers_are_named(value):
         walked(Magnitude("row"), corrector=HarmsLater())
 
 
-def test_a_removed_weight_that_comes_back_is_named():
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_removed_weight_that_comes_back_is_named(moved):
+    """Also if as many survivors become zero, so that their number is right."""
+
     class Revives(NoCorrection):
         def correct(self, layer, pruned, stats):
-            return Corrected(layer.weight_OI)
+            keep_OI = pruned.keep_OI.clone()
+            keep_OI[0, pruned.keep_OI[0].nonzero()[0]] = not moved
+            keep_OI[0, (~pruned.keep_OI[0]).nonzero()[0]] = True
+            return Corrected(layer.weight_OI * keep_OI)
 
-    with pytest.raises(UserError, match=rf"{FIRST}: .* of its weights are not zero: expected the .* survivors at most"):
+    with pytest.raises(
+        UserError, match=rf"{FIRST}: 1 of the weights that the mask removes are not zero: expected only the"
+    ):
         walked(Wanda("row"), corrector=Revives())
 
 

@@ -31,7 +31,7 @@ COMPARED = (
     Mutant("weights that are no numbers", ENGINE, "if not all_finite(weight_OI):", "if False:", FOUND),
     Mutant("any number of weights", ENGINE, "<= rows + pruned.more:", "<= weights:", FOUND),
     Mutant("hardly any weights", ENGINE, "not -(rows + pruned.fewer) <=", "not -weights <=", FOUND),
-    Mutant("removed weights that come back", ENGINE, "nonzeros(corrected.weight_OI))", "nonzeros(pruned.weight_OI))", FOUND),
+    Mutant("removed weights that come back", ENGINE, "((corrected.weight_OI != 0) >", "((pruned.weight_OI != 0) >", FOUND),
     Mutant("dead inputs that nobody admits", SPARSEGPT, "fewer, gone * rows)", "fewer, 0)", FOUND),
     Mutant("a base whose rule is forgotten", SUCCESSOR, "pruned, weight_OI=better", "better, weight_OI=better", FOUND),
     Mutant("damping without end", LINALG, "while used <= MOST:", "while True:", FOUND),

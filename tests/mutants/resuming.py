@@ -22,6 +22,8 @@ RESUMING = (
            'tensors |= {f"{i}.weight": weight.detach(), f"{i}.best": weight.detach()}', NOTED),
     Mutant("an epoch is not noted", DESCENT, "(ended or time.monotonic()", "(time.monotonic()", NOTED),
     Mutant("any conditions will do", JOURNAL, 'entry.about["conditions"]', "self._conditions", JOURNALS),
+    Mutant("leftovers of a killed note are read", JOURNAL, "                left.unlink()", "                pass", JOURNALS),
+    Mutant("a recovery changes what is being written", RECOVERING, "work.record.journal.settle()", "pass", RESUMED),
     Mutant("a finished recovery is repeated", RECOVERING, 'if "facts" in about:', "if False:", RESUMED),
     Mutant("recovered weights are lost", RECOVERING, "decoder.blocks[site.block].write(site, weights[site.name])", "pass", RESUMED),
     Mutant("a finished evaluator is asked again", EVALUATING, "for about, _ in finished.read():", "for about, _ in ():", RESUMED),

@@ -180,3 +180,15 @@ def test_a_model_that_cannot_be_restored_is_loaded_again(caplog):
     assert "could not be restored" in caplog.text
     assert Decoder(load().model).fingerprint() == third.fingerprint
     assert torch.is_tensor(third.ids("some text"))
+
+
+def test_an_objective_that_names_no_number_is_told():
+    ended = command("-m", *SMALL, *MEASURED, "sparsity=0.5", "hydra.sweep.dir=sweep", "objective=perplexity.prund")
+    assert ended.status == 0, ended.err
+    assert "objective=perplexity.prund is no number of this run's result" in " ".join(ended.out.split())
+    ended = command("-m", *SMALL, *MEASURED, "sparsity=0.5", "hydra.sweep.dir=sweep", "objective=perplexity.pruned")
+    assert "is no number" not in ended.out
+    ended = command(
+        "-m", *SMALL, UNMEASURED, "sparsity=0.5", "hydra.sweep.dir=other"
+    )  # the default, which nobody typed
+    assert "is no number" not in ended.out

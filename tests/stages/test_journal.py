@@ -10,8 +10,9 @@ import torch
 from commands import MEASURED, SMALL, UNMEASURED, Ended, Run, command, folders, run
 from interrupted import FOUR, Killed, killed, same
 
-from sparsity import engine
+from sparsity import engine, notes
 from sparsity.evaluation import Perplexity
+from sparsity.notes import part_by_part
 from sparsity.stages import journal
 
 pytestmark = pytest.mark.usefixtures("work")
@@ -176,3 +177,49 @@ def test_two_processes_do_not_write_one_run():
     assert ended.status == 1
     assert "is being written by another process" in ended.err
     assert command(*SMALL, UNMEASURED, "hydra.run.dir=run").status == 0
+
+
+def _parts(run: Path, results: list[float], every: float, stop: int | None = None) -> list[float]:
+    """The results of a computation that works part by part and keeps notes in the journal; it is killed after `stop` parts."""
+    kept = journal.Journal(run, {})
+    given = []
+    try:
+        compute = lambda parts: (torch.tensor([part]) for part in parts)  # noqa: E731
+        for number, found in enumerate(part_by_part(kept.notes("evaluate-dense"), results, compute, every)):
+            given.append(found.item())
+            if number + 1 == stop:
+                break
+    finally:
+        kept.close()
+    return given
+
+
+def test_notes_behind_a_gap_are_not_read_after_it_is_filled(tmp_path):
+    """The note that fills the gap may hold fewer parts: the next one then has the results of other parts."""
+    results = [float(i) for i in range(12)]
+    clock = iter(range(1000))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(notes.time, "monotonic", lambda: next(clock))
+        _parts(tmp_path, results, every=3, stop=11)  # three notes of three parts each
+    [second] = (tmp_path / "journal").glob("evaluate-dense.000001-*")
+    second.unlink()
+    _parts(tmp_path, results, every=0, stop=4)  # one note of one part
+    assert _parts(tmp_path, results, every=0) == results
+
+
+def test_a_note_that_was_killed_in_the_middle_leaves_nothing_to_the_next_of_its_number(tmp_path):
+    run = journal.Journal(tmp_path, {})
+    for old in range(8):  # which of two files of one name would be read depends on their digests
+        stage = run.notes(f"recover{old}")
+        stage.add({"step": 1}, {"weight": torch.tensor([float(old)]), "best": torch.tensor([float(old)])})
+        [own] = (tmp_path / "journal").glob(f"recover{old}.000000-*")
+        own.unlink()  # it is written last
+        again = run.notes(f"recover{old}")
+        assert again.read() == []
+        again.add({"step": 2}, {"weight": torch.tensor([100.0 + old]), "best": torch.tensor([100.0 + old])})
+        [note] = run.notes(f"recover{old}").read()
+        assert {name: tensor.item() for name, tensor in note.tensors.items()} == {
+            "weight": 100.0 + old,
+            "best": 100.0 + old,
+        }
+    run.close()

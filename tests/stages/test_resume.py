@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sparsity import notes, tuning
 from sparsity.evaluation import Divergence, Perplexity, divergence, perplexity
 from sparsity.recover import Distillation
 from sparsity.recover.distillation import _Student
+from sparsity.stages import journal
 
 pytestmark = pytest.mark.usefixtures("work")
 RECOVERED = (
@@ -57,6 +59,26 @@ def test_a_recovery_resumes_at_the_step_it_had_reached(monkeypatch, stop):
     assert Run(folder).result["recovery"] == whole.result["recovery"]
     assert (folder / "recovery.csv").read_text() == (Path("whole") / "recovery.csv").read_text()
     assert not (folder / "journal").exists()
+
+
+def test_a_recovery_does_not_change_weights_that_are_still_being_written(monkeypatch):
+    """It tunes a float32 model in place. The last block of the journal must hold the weights that it began with."""
+    whole, inner = run(*RECOVERED, into="whole"), journal.content_of
+
+    def slow(*arguments):
+        time.sleep(0.3)
+        return inner(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "content_of", slow)
+        patch.setattr(tuning, "EVERY", 300.0)  # no note before the interruption
+        counted(patch, _Student, "slope", 2)
+        with pytest.raises(Killed):
+            command(*SMALL, *RECOVERED)
+    assert command(*SMALL, *RECOVERED).status == 0
+    [folder] = folders()
+    same(Run(folder), whole)
+    assert Run(folder).result["recovery"] == whole.result["recovery"]
 
 
 def test_a_finished_recovery_is_not_repeated_when_the_evaluation_is_interrupted(monkeypatch):
