@@ -33,7 +33,7 @@ class Local:
 
     def check(self) -> None:
         if not self.folder.is_dir():
-            raise Refused({"path": self.path}, "a checkpoint folder, which it is not")
+            raise Refused({"path": self.path}, "a checkpoint folder, and there is no such folder")
         if not (self.folder / "config.json").is_file():
             adapter = self._has("adapter_config.json")
             todo = "merge the adapter into its base model" if adapter else "name the folder that holds config.json"

@@ -30,7 +30,7 @@ ELSEWHERE = {
     "force": "rerun=true", "overwrite": "rerun=true", "batch": "calibration.batch_size", "experiments": "experiment",
 }  # fmt: skip
 # Words for what happens without any word.
-NEEDLESS = {"resume": "A run that was interrupted goes on when the same command is started again"}
+NEEDLESS = {"resume": "A run that was interrupted resumes when the same command is started again"}
 # The extra of pyproject.toml that a launcher or a sweeper needs.
 EXTRAS = {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray", "optuna": "optuna"}
 

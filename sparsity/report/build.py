@@ -56,7 +56,7 @@ def show(groups: Sequence[Group]) -> None:
         view = Table(box=None, padding=(0, 2, 0, 0), title=title, title_justify="left")
         view.add_column("perplexity", justify="right", no_wrap=True)
         view.add_column("sd", justify="right", no_wrap=True)
-        view.add_column("seeds", no_wrap=True)
+        view.add_column("seed", no_wrap=True)
         view.add_column("composition", overflow="fold")
         for summary in seeds.summarise(group):
             deviation = "" if summary.deviation is None else f"{summary.deviation:.2f}"

@@ -124,6 +124,8 @@ def _unreadable(text: str) -> str:
         try:
             OverridesParser.create().parse_override(word)
         except HydraException:
+            if (found := re.fullmatch(r"([^=]+)=~(/.*)?", word)) is not None:
+                return f"{word} cannot be read: ~ is not replaced behind =. Write {found[1]}=$HOME{found[2] or ''}"
             if not word.startswith("-"):
                 return (
                     f"{word} cannot be read: expected key=value, with every bracket and quote closed. What holds spaces, brackets "

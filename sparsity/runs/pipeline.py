@@ -93,7 +93,8 @@ def prepare(config: DictConfig, place: Place, processes: Processes = ALONE) -> J
     device = resolve_device(settings.device, together.local())
     parts = build(options)
     if parts.pattern.sparsity != settings.sparsity:
-        console.say(f"{parts.pattern} asks for {parts.pattern.sparsity:.2%}: sparsity={settings.sparsity} is not read")
+        always = f"pattern={place.choices['pattern']} always removes {parts.pattern.sparsity:.2%} of the weights"
+        console.say(f"{always}: sparsity={settings.sparsity} is not read")
     for group in SHARED:
         asked = [word for word in place.overrides if word.lstrip("+~").startswith(group)]
         if asked and not any(group in node for _, node in targets("", options)):

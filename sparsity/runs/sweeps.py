@@ -6,6 +6,7 @@ Nothing is kept in memory, because points may run in other processes, started by
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -126,3 +127,4 @@ def told() -> Iterator[str]:
     for point in failed:
         yield f"#{point.number} {' '.join(point.words)} failed: {point.error}"
     yield f"{len(ended) - len(failed)} of {len(ended)} points finished: {Sweeps.last / TABLE}"
+    yield f"to compare them: python -m sparsity.report {shlex.quote(str(Sweeps.last))}"

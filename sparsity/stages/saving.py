@@ -176,8 +176,9 @@ def model_card(loaded: Loaded, result: Result, config: Mapping[str, Any]) -> str
 ---
 # {loaded.name}, {sparsity.found:.1%} of the pruned layers' weights zero
 
-Pruned after training, layer by layer. The weights are stored dense, with exact zeros: the file is as large as the dense model's,
-and it does not run faster by itself.
+Pruned after training, layer by layer. The model does not run faster by itself. Files `model*.safetensors` hold the weights with
+exact zeros, and are as large as the dense model's. A file `model.packed.safetensors` leaves the zeros out; sparsity-lab reads it
+(`model=local model.path=FOLDER`), and transformers alone does not.
 
 | | |
 |---|---|

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from checkpoints import tiny
 from composing import CONF, OPTIONS
 from problems import problem
 from room_list import BETWEEN, PAGE, listed
 from test_docs import GROUPS, README, ROOT, blocks, keys
 from test_house import ROOMS
 
+from sparsity.core import UserError
+from sparsity.models import Decoder
 from sparsity.patterns import NofM
 
 # --- every option is described ----------------------------------------------------------------------------------------
@@ -79,7 +84,26 @@ def test_the_method_of_ones_own() -> None:
     assert (pruned.keep_OI.view(-1, 4).sum(1) == 2).all()
 
 
+def test_the_evaluator_of_ones_own() -> None:
+    own, _ = blocks((ROOT / "docs/extending.md").read_text(), "python")
+    [option] = blocks((ROOT / "docs/extending.md").read_text(), "yaml")
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(own, "my_lab/entropy.py", "exec", dont_inherit=True), names)  # without this file's `annotations`
+    [node] = yaml.safe_load(option).values()  # the evaluator's name comes first
+    evaluator = names[node.pop("_target_").rpartition(".")[2]](**node)
+    model, ids_N = Decoder(tiny().model), torch.arange(300) % 256
+    evaluator.check(ids_N)
+    measured = evaluator.compare(model, ids_N, evaluator.reference(model, ids_N))
+    assert [(row["window"], row["dense"] == row["pruned"]) for row in measured.rows] == [(0, True), (1, True)]
+    assert [(one.name, 0 < one.value < math.log(model.model.config.vocab_size)) for one in measured.measures] == [
+        ("dense.entropy", True),
+        ("pruned.entropy", True),
+    ]
+    with pytest.raises(UserError, match="expected 128"):
+        evaluator.check(ids_N[:100])
+
+
 def test_the_notebook(capsys: pytest.CaptureFixture[str]) -> None:
-    [notebook] = blocks((ROOT / "docs/extending.md").read_text(), "python")
+    [_, notebook] = blocks((ROOT / "docs/extending.md").read_text(), "python")
     exec(notebook, {})
     assert capsys.readouterr().out.split()[1::2] == ["0.5"] * 14

@@ -135,6 +135,7 @@ NATURAL = {
     "=wanda": ["expected a key in front of ="],
     "name=my study": ["put both in quotes"],
     "'sparsity=0.5 plan=true'": ["Take away the quotes"],
+    "model=local model.path=~/mine": ["~ is not replaced", "Write model.path=$HOME/mine"],
     "'allow=[my_lab'": ["allow=[my_lab cannot be read", "every bracket and quote closed"],
     # several values
     "method=wanda,sparsegpt": ["add -m:", "run.py -m method=wanda,sparsegpt"],

@@ -36,6 +36,7 @@ def test_a_row_for_every_point():
         assert float(row["perplexity.pruned"]) == result["perplexity"]["pruned"]
         assert row["mask_sha256"] == result["mask_sha256"]
     assert "4 of 4 points finished" in ended.out
+    assert f"to compare them: python -m sparsity.report {Path(rows[0]['folder']).parent}" in ended.out
 
 
 @pytest.mark.parametrize(
