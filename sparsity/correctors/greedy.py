@@ -31,7 +31,7 @@ from .selection import GRAM, Salience, Select, Selective
 PANEL = 128  # number of channels between two products, and between two checks of the gains
 
 Part = Annotated[float, Range(least=0, most=1, such=0.01)]
-Passes = Annotated[int, Range(least=1, cap=1000, such=1)]
+Passes = Annotated[int, Range(least=1, cap=10**4, such=1)]
 Move = Callable[[int, Tensor], Tensor]  # (channel s, its -P (O,)) -> the changes d (O,)
 
 
