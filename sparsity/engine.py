@@ -191,6 +191,11 @@ def _prune_layer(
     start = now(device)
     layer = block.layer(site)
     pruned = plan.method.prune(layer, plan.patterns[site], stats)
+    if pruned.keep_OI.shape != layer.weight_OI.shape or pruned.keep_OI.dtype != torch.bool:
+        raise UserError(
+            f"{site.name}: {written(plan.method)} returned a mask of shape {list(pruned.keep_OI.shape)} and "
+            f"{pruned.keep_OI.dtype}: expected {list(layer.weight_OI.shape)} and torch.bool, True for survivors"
+        )
     chosen = now(device)
     corrected = plan.corrector.correct(layer, pruned, stats)
     repaired = now(device)

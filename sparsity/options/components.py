@@ -71,6 +71,13 @@ def components(config: DictConfig) -> dict[str, Any]:
         if key not in known:
             raise UserError(f"There is no option {key!s}, so nothing would read it.{alternatives(str(key), known)}")
     parts = {name: container.get(name) or {} for name in COMPONENTS}
+    for group in ("evaluation", "tracker"):  # lists: each of their files begins with the option's name
+        for name, node in parts[group].items():
+            if not isinstance(node, dict):
+                raise UserError(
+                    f"{group}.{name}={node} stands at the top of a file of conf/{group}: expected the name of the option first, "
+                    f"and everything else indented below it, as in conf/{group}/*.yaml"
+                )
     # an experiment may set options of an evaluator that was not chosen
     parts["evaluation"] = {name: node for name, node in parts["evaluation"].items() if "_target_" in node}
     return parts

@@ -31,7 +31,7 @@ def upgraded(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises `UserError` for a schema that is newer than this program.
     """
     schema = content.get("schema", 0)
-    if isinstance(schema, int) and schema > SCHEMA:
+    if not isinstance(schema, int) or schema > SCHEMA:
         raise UserError(
             f"{where} has schema {schema}, of a newer sparsity-lab: expected a schema up to {SCHEMA}, which this version "
             f"reads. Update sparsity-lab, or move that folder away"

@@ -156,7 +156,7 @@ def _compared(work: Work, name: str, evaluator: Evaluator, reference: Mapping[st
     finished = work.record.journal.notes(f"evaluated-{name}")
     for about, _ in finished.read():
         return Measured(**{**about, "measures": [Measure(**measure) for measure in about["measures"]]})
-    notes = work.record.journal.notes(f"evaluate-{name}")
+    notes = work.record.journal.notes(f"evaluate-pruned-{name}")
     measured = evaluator.compare(seen(work.decoder), work.ids_N, reference, notes)
     finished.add(asdict(measured), {})
     return measured

@@ -89,6 +89,30 @@ def test_a_mask_that_is_not_what_was_asked_is_named(removed, said):
         walked(rule)
 
 
+@pytest.mark.parametrize(
+    "spoil", [lambda keep_OI: keep_OI.T, lambda keep_OI: keep_OI.float(), lambda keep_OI: keep_OI[:, 0]]
+)
+def test_a_mask_of_another_shape_or_kind_is_named(spoil):
+    @dataclass(frozen=True)
+    class Odd:
+        base: Magnitude
+
+        def check(self, sites, pattern): ...
+
+        def needs(self, site):
+            return ()
+
+        def asked(self, site, pattern):
+            return pattern.sparsity
+
+        def prune(self, layer, pattern, stats):
+            pruned = self.base.prune(layer, pattern, stats)
+            return replace(pruned, keep_OI=spoil(pruned.keep_OI)) if layer.site.leaf == "gate_proj" else pruned
+
+    with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.gate_proj: .*Odd.* returned a mask of shape"):
+        walked(Odd(Magnitude("row")))
+
+
 def test_a_method_may_say_how_far_its_own_rule_goes():
     assert walked(Rule(ROWS + 1, more=1))
     assert walked(Rule(-ROWS - 1, fewer=1))

@@ -215,7 +215,7 @@ def texts() -> Iterator[tuple[str, str]]:
     for file in sorted([*files, *ROOT.iterdir()]):
         path = file.relative_to(ROOT).as_posix()
         a_run = path.startswith("outputs/") and path != "outputs/README.md"  # a run may well say where it ran
-        if file.is_file() and not a_run:
+        if file.is_file() and not a_run and path != ".git":  # in a linked worktree, a file that names a folder
             yield path, file.read_text(errors="replace")
 
 

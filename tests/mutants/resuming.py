@@ -27,7 +27,7 @@ RESUMING = (
     Mutant("a finished recovery is repeated", RECOVERING, 'if "facts" in about:', "if False:", RESUMED),
     Mutant("recovered weights are lost", RECOVERING, "decoder.blocks[site.block].write(site, weights[site.name])", "pass", RESUMED),
     Mutant("a finished evaluator is asked again", EVALUATING, "for about, _ in finished.read():", "for about, _ in ():", RESUMED),
-    Mutant("one series of notes for both models", EVALUATING, "evaluate-dense-{name}", "evaluate-{name}", PERPLEXITY),
+    Mutant("one series of notes for both models", EVALUATING, "evaluate-dense-{name}", "evaluate-pruned-{name}", PERPLEXITY),
     Mutant("a removed weight may grow", COUNTING, "if found > (survivors", "if found < (survivors", RESUMED),
     Mutant("the last process decides", "sparsity/processes.py", "return cast(J, json.loads(said[0]))", "return mine",
            "tests/core/test_processes.py"),
