@@ -296,5 +296,5 @@ def test_remembered_answers_to_other_documents_are_not_compared(tasks):
     decoder = Decoder(tiny().model, tiny().tokenizer)
     reference = evaluator("piqa").reference(decoder, torch.empty(0))
     edited("data/piqa/validation.jsonl", "twist the lid", "turn the lid")
-    with pytest.raises(ValueError, match="to other documents than the pruned model's"):
+    with pytest.raises(ValueError, match="for other documents than the pruned model's"):
         evaluator("piqa").compare(decoder, torch.empty(0), reference)

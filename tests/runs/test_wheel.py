@@ -61,7 +61,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     (wheel,) = dist.glob("*.whl")
     subprocess.run((sys.executable, "-m", "venv", "--without-pip", str(home)), check=True)
     bin = home / "bin"
-    subprocess.run((*PIP, "--python", str(bin / "python"), "install", "-q", *alone, str(wheel)), check=True)
+    # Not from the checkout: pip would take the metadata of its editable installation for an installed package.
+    install = (*PIP, "--python", str(bin / "python"), "install", "-q", *alone, str(wheel))
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(install, cwd=base, env=elsewhere, check=True)
     (site,) = home.glob("lib/python*/site-packages")
     (site / "others.pth").write_text(
         sysconfig.get_path("purelib") + "\n"
