@@ -126,15 +126,20 @@ def check_arguments(path: str, target: type, arguments: Mapping[str, Any]) -> No
         kinds = options(target)
     except NameError:  # a class of the user, with names under TYPE_CHECKING
         return
-    said = []
-    for key, value in arguments.items():
-        kind = kinds.get(key, Any)
-        if isinstance(kind, type) and issubclass(kind, Options) and isinstance(value, Mapping):
-            check_arguments(f"{above}{key}", kind, value)
-        elif not fits(value, kind):
-            said.append(str(Refused({key: value}, words(kind, value), path)))
+    parts = {key: kinds[key] for key in arguments if _is_part(kinds.get(key)) and isinstance(arguments[key], Mapping)}
+    said = [
+        str(Refused({key: value}, words(kinds[key], value), path))
+        for key, value in arguments.items()
+        if key in kinds and key not in parts and not fits(value, kinds[key])
+    ]
     if said:
         raise UserError("; ".join(said))
+    for key, part in parts.items():
+        check_arguments(f"{above}{key}", part, arguments[key])
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Options)
 
 
 def resolve_device(name: str, local: int | None = None) -> torch.device:

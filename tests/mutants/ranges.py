@@ -22,8 +22,8 @@ OPTIONS = (
     Mutant("a plain value in the place of a method", FILE, 'getattr(kind, "_is_protocol", False)', "False", RANGES),
     Mutant("options that are not compared", FILE, "if not fits(value, kind):\n  ", "if False:\n  ", RANGES),
     Mutant("options together not at all", FILE, "        if then is not None:\n", "        if then is None:\n", RANGES),
-    Mutant("a message without its path", SETTINGS, "words(kind, value), path)", "words(kind, value))", RANGES),
-    Mutant("parts that nobody looks into", SETTINGS, 'check_arguments(f"{above}{key}", kind, value)', "pass", MISTAKES),
+    Mutant("a message without its path", SETTINGS, "words(kinds[key], value), path)", "words(kinds[key], value))", RANGES),
+    Mutant("parts that nobody looks into", SETTINGS, 'check_arguments(f"{above}{key}", part, arguments[key])', "pass", MISTAKES),
     Mutant("options together without their path", COMPONENTS, "raise cause.under(", "raise cause or (", MISTAKES),
 )  # fmt: skip
 COMPARED = (
