@@ -26,6 +26,7 @@ from ..record.groups import PRUNING
 from ..record.result import Result
 from ..record.store import RunStore
 from .job import Job
+from .sizes import shapes
 from .stage import Cost, Found, Outlook, Plain
 
 if TYPE_CHECKING:
@@ -70,11 +71,6 @@ class Save(Plain):
         return Found()
 
 
-def size(loaded: Loaded) -> int:
-    """The bytes of the weights on disk. Tied weights count once."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
-
-
 def save(
     store: RunStore,
     loaded: Loaded,
@@ -102,8 +98,9 @@ def save(
                 shutil.copytree(store.folder / FOLDER, path, ignore=shutil.ignore_patterns("*.safetensors*"))
                 save_packed(_stored(store.folder / FOLDER), path / FILE)
     except (OSError, SafetensorError) as error:
+        size = shapes(decoder).weights / 2**30
         raise UserError(
-            f"the checkpoint cannot be written to {store.folder} ({error}): expected {size(loaded) / 2**30:.2f} GiB. Free some "
+            f"the checkpoint cannot be written to {store.folder} ({error}): expected {size:.2f} GiB. Free some "
             f"space; the same command then resumes here, if it kept a journal"
         ) from error
 

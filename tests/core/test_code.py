@@ -200,7 +200,7 @@ DEEDS = {
 
 
 def digest(folder: Path, text: str, users: bool, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Of a file of this package, or of a user's."""
+    """The digest of a file, of this package or of a user's."""
     if users:
         name = f"my_module_{next(NUMBER)}"
         planted(folder, {f"{name}.py": text})

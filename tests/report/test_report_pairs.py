@@ -172,7 +172,7 @@ def test_an_empty_table_is_a_heading():
 
 
 def test_the_direction_is_that_of_the_measure(tmp_path):
-    """Of a metric whose larger values are worse, the smaller one wins; nobody wins where no direction is known."""
+    """The smaller value wins if a metric's larger values are worse. No value wins if the direction is not known."""
     for better, winner in (("larger", "a"), ("smaller", "b"), (None, None)):
         for name, method, right in (("a", "wanda", [1] * 40), ("b", "magnitude", [1, 0, 0, 0] * 10)):
             declared = [

@@ -1,4 +1,4 @@
-"""Of what code a run's numbers are, and those that it remembers for other runs: all that computes them, and nothing else."""
+"""A run's key counts the code that computes its numbers, and nothing else; so do the keys of what it keeps for other runs."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_the_answers_to_tasks_are_filed_under_the_harness_and_its_version():
 
 
 def test_statistics_are_filed_under_the_code_of_all_statistics_and_that_of_the_walk():
-    """Of all, so that those who ask for different ones share a walk."""
+    """The key counts all statistics, so that runs which ask for different ones share a walk."""
     its = statistics_key({None: [Tap(SquaredNorm())]})
     every = {
         f"{room}/{file.name}"
